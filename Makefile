@@ -1,0 +1,56 @@
+# lipaudit's commands; `make help` lists them. Needs Python 3.11+, git and make, nothing else.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODELS := sample_models/built
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo models lint format test slow readme bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## make the virtual environment and install lipaudit into it
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+models: install ## build the sample models with known answers
+	$(BIN)/python sample_models/build.py $(MODELS)
+
+demo: models ## install, build the sample models, and inspect, bound and clip them
+	$(BIN)/lipaudit inspect $(MODELS)/mlp.pt
+	$(BIN)/lipaudit inspect $(MODELS)/cnn.onnx
+	$(BIN)/lipaudit bound $(MODELS)/resnet.onnx
+	rm -f $(MODELS)/clipped.pt
+	$(BIN)/lipaudit clip $(MODELS)/mlp.pt --to 1.0 -o $(MODELS)/clipped.pt
+
+lint: install ## ruff, mypy --strict, import order, README freshness
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+	$(BIN)/python docs/blocks.py --check README.md
+
+format: install ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: install ## the whole suite, on two processes
+	$(BIN)/python -m pytest -q -n 2
+
+slow: install ## the tests on large models, which take minutes
+	$(BIN)/python -m pytest -q -n 2 -m slow
+
+readme: install ## rewrite the generated blocks of README.md
+	$(BIN)/python docs/blocks.py README.md
+
+bench: install ## time lipaudit against the methods of the papers, side by side
+	$(BIN)/python benchmarks/layer_norms.py
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) $(MODELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
