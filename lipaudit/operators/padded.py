@@ -1,0 +1,212 @@
+"""Norms of padded convolutions at one size, too large to be written out as matrices.
+
+* **Zero padding** is a compression: the operator on n points consists of rows and columns of
+  the circular one on any torus of N points on which the padding does not reach around, so its
+  norm is at most that one's, and at most the supremum over all frequencies. The circular norm
+  at n itself is no bound: [-1, 2, -1] on 3 points has norm 3 circular and 3.414 zero-padded.
+* **Circular padding** of exactly the kernel's reach, with a stride that divides the size, is
+  the torus. With less padding rows are missing; a stride deletes rows too.
+* **Reflect and replicate padding** show a pixel several times; padding is a map of its own,
+  of norm √(copies of one pixel), before a convolution without padding.
+
+Lower ends are quotients ‖Ax‖/‖x‖ of the operator itself.
+"""
+
+import math
+
+import torch
+
+from lipaudit.device import Compute
+from lipaudit.enclosure import Enclosure, Rigor
+from lipaudit.operators import circular, krylov
+from lipaudit.operators.base import Norm, Shape
+from lipaudit.operators.certify import ROOM, UNDERFLOW, gamma
+from lipaudit.operators.correlation import Correlation
+from lipaudit.operators.geometry import ConvGeometry, PaddingMode
+from lipaudit.operators.size_free import TURN, Supremum, supremum
+from lipaudit.operators.strided import polyphase, reduced
+
+_LANCZOS_FLOPS = 2e9
+_LANCZOS_STEPS = (3, 40)
+"""Steps toward the lower end: what the work allows, within these."""
+
+
+def is_torus(conv: Correlation) -> bool:
+    """Tell whether the operator is exactly a circular convolution on a torus."""
+    g = conv.geometry
+    return g.mode is PaddingMode.CIRCULAR and all(
+        low + high == reach and n % s == 0
+        for (low, high), reach, n, s in zip(g.padding, conv.reach, conv.wide, g.stride, strict=True)
+    )
+
+
+def on_torus(conv: Correlation, compute: Compute) -> Norm:
+    """Enclose the norm of an operator that is a torus; beyond the work limit by its supremum."""
+    symbol = polyphase(conv.kernel, conv.geometry)
+    sizes = tuple(n // s for n, s in zip(conv.wide, conv.geometry.stride, strict=True))
+    name = f"circular {_by(conv.wide)}"
+    if circular.norm_flops(symbol, sizes) <= circular.NORM_FLOPS:
+        return Norm(circular.torus_norm(symbol, sizes, compute), f"{name}, every frequency")
+    best = supremum(reduced(conv.kernel, conv.geometry), compute)
+    # The reduced symbol runs through the same matrices, at other frequencies when dilated: the
+    # grid point next to its maximum is then just some point, which is still a lower bound.
+    lower = circular.attained_near(symbol, sizes, best)
+    upper = best.enclosure.hi
+    return Norm(
+        Enclosure(
+            Enclosure.exactly(lower).lo, max(upper, Enclosure.exactly(lower).lo), Rigor.PROVED
+        ),
+        f"{name} <= sup over frequencies",
+    )
+
+
+def bounded(conv: Correlation, compute: Compute, name: str) -> Norm:
+    """Enclose the norm between a quotient of the operator and the least of the true bounds."""
+    best = supremum(reduced(conv.kernel, conv.geometry), compute)
+    if _is_pointwise(conv):
+        return Norm(best.enclosure, f"{name}, one matrix at every pixel")
+    if conv.geometry.mode is PaddingMode.ZEROS:
+        upper, why = _compression(conv, best, compute)
+    else:
+        upper, why = _with_copies(conv, best.enclosure, compute)
+    lower = Enclosure.exactly(_quotient(conv, best, compute))
+    method = f"{name} <= {why}"
+    return Norm(Enclosure(min(lower.lo, upper.hi), upper.hi, upper.rigor), method)
+
+
+def _is_pointwise(conv: Correlation) -> bool:
+    """Tell whether every output is one and the same matrix applied to one pixel: 1x1 kernels."""
+    unpadded = all(low == high == 0 for low, high in conv.geometry.padding)
+    return unpadded and all(size == 1 for size in conv.kernel.shape[2:])
+
+
+def size_free(
+    kernel: torch.Tensor, geometry: ConvGeometry, found: Enclosure, compute: Compute
+) -> Enclosure:
+    """Bound the norm for every input size, for a padding mode that is not zeros.
+
+    `found` is the supremum of the convolution without padding.
+    """
+    sizes = kernel.shape[2:]
+    reach = tuple(d * (k - 1) for d, k in zip(geometry.dilation, sizes, strict=True))
+    bounds = [found.times(Enclosure.sqrt_of(_most_copies(geometry)))]
+    if _shows_at_most_once(geometry, reach):
+        bounds.append(_without_stride(kernel, geometry, compute))
+    return min(bounds, key=lambda bound: bound.hi)
+
+
+def _most_copies(geometry: ConvGeometry) -> int:
+    """Bound the copies of one pixel over all sizes that torch's padding accepts."""
+    copies = 1
+    for low, high in geometry.padding:
+        before, after = max(low, 0), max(high, 0)
+        if geometry.mode is PaddingMode.REPLICATE:
+            # One pixel alone is copied to both sides.
+            copies *= 1 + before + after
+        else:
+            # Reflection and one turn around show a pixel at most once more on either side.
+            copies *= 1 + (before > 0) + (after > 0)
+    return copies
+
+
+def _shows_at_most_once(geometry: ConvGeometry, reach: Shape) -> bool:
+    """Tell whether every output of circular padding is one of the stride-1 torus, none twice."""
+    return geometry.mode is PaddingMode.CIRCULAR and all(
+        low + high <= r for (low, high), r in zip(geometry.padding, reach, strict=True)
+    )
+
+
+def _without_stride(kernel: torch.Tensor, geometry: ConvGeometry, compute: Compute) -> Enclosure:
+    """Bound by the stride-1 circular convolution on whatever torus: a stride deletes rows."""
+    ones = (1,) * geometry.rank
+    plain = ConvGeometry(ones, geometry.padding, ones, geometry.groups)
+    return supremum(reduced(kernel, plain), compute).enclosure
+
+
+def _with_copies(conv: Correlation, found: Enclosure, compute: Compute) -> tuple[Enclosure, str]:
+    copies = found.times(Enclosure.sqrt_of(conv.copies))
+    if _shows_at_most_once(conv.geometry, conv.reach):
+        plain = _without_stride(conv.kernel, conv.geometry, compute)
+        if plain.hi < copies.hi:
+            return plain, "sup over frequencies at stride 1"
+    return copies, f"sup over frequencies x √{conv.copies} copies"
+
+
+def _compression(conv: Correlation, best: Supremum, compute: Compute) -> tuple[Enclosure, str]:
+    """Bound zero padding by a torus that it is a compression of, or by all of them."""
+    g = conv.geometry
+    points = []
+    for n, (low, high), reach, s in zip(conv.wide, g.padding, conv.reach, g.stride, strict=True):
+        # Zeros read on either side must lie outside the n points on the torus too, and no two
+        # windows may coincide there.
+        need = max(n + max(low, high, 0), n + low + high - reach)
+        points.append(math.ceil(need / s) * s)
+    sizes = tuple(n // s for n, s in zip(points, g.stride, strict=True))
+    symbol = polyphase(conv.kernel, g)
+    if circular.norm_flops(symbol, sizes) <= circular.NORM_FLOPS:
+        torus = circular.torus_norm(symbol, sizes, compute)
+        if torus.hi < best.enclosure.hi:
+            return torus, f"torus {_by(tuple(points))}"
+    return best.enclosure, "sup over frequencies"
+
+
+def _quotient(conv: Correlation, best: Supremum, compute: Compute) -> float:
+    """Return a proved lower bound of the operator's norm from one trial vector."""
+    start = _wave(conv, best)
+    taps = conv.kernel.numel() * math.prod(conv.narrow)
+    least, most = _LANCZOS_STEPS
+    steps = int(min(max(_LANCZOS_FLOPS / (4.0 * taps), least), most))
+    vector = krylov.top_vector(
+        lambda x: conv.apply(x.unsqueeze(0)).squeeze(0),
+        lambda y: conv.adjoint(y.unsqueeze(0)).squeeze(0),
+        start,
+        steps=steps,
+        max_memory=compute.max_memory,
+    )
+    count = vector.numel()
+    length = float(torch.linalg.vector_norm(vector)) * (1.0 + gamma(count + 8))
+    image = conv.apply(vector.unsqueeze(0))
+    reached = float(torch.linalg.vector_norm(image)) * (1.0 - gamma(image.numel() + 8))
+    if not (length > 0 and math.isfinite(reached)):
+        return 0.0
+    # |computed Ax - Ax| <= γ|A||x| and ‖|A|‖ <= ‖Σ|K_t|‖_F √copies. One output sums at most all
+    # taps of all channels.
+    terms = conv.kernel[0].numel() if not conv.geometry.transposed else conv.kernel[:, 0].numel()
+    magnitude = reduced(conv.kernel, conv.geometry).magnitude * math.sqrt(conv.copies)
+    doubt = gamma(terms + 2) * magnitude * ROOM + UNDERFLOW
+    return max(0.0, reached / length * (2.0 - ROOM) - doubt)
+
+
+def _wave(conv: Correlation, best: Supremum) -> torch.Tensor:
+    """Return a start vector: the wave of the supremum, fading to the borders.
+
+    On a large input it is stretched by nearly the supremum, so few steps are left to do.
+    """
+    g = conv.geometry
+    if any(d != 1 for d in g.dilation):
+        return krylov.scrambled(conv.in_shape, conv.kernel.device)
+    channels = conv.wide_channels // g.groups
+    wave = torch.zeros((conv.wide_channels, *conv.wide), dtype=torch.float64)
+    amplitudes = best.vector.reshape(*g.stride, channels)
+    phase = torch.ones((), dtype=torch.complex128)
+    index: list[torch.Tensor] = []
+    for axis, n in enumerate(conv.wide):
+        position = torch.arange(n)
+        angle = 2.0 * math.pi * int(best.frequency[axis]) / TURN
+        fading = torch.sin(math.pi * (position + 1) / (n + 1)).to(torch.float64)
+        line = torch.polar(fading, angle * (position // g.stride[axis]).to(torch.float64))
+        view = [1] * g.rank
+        view[axis] = n
+        phase = phase * line.reshape(view)
+        index.append((position % g.stride[axis]).reshape(view))
+    spread = amplitudes[tuple(index)].movedim(-1, 0) * phase
+    first = best.group * channels
+    wave[first : first + channels] = spread.real
+    if g.transposed:
+        # The wave belongs to the plain convolution's input; its image to the transposed one's.
+        return conv.adjoint(wave.unsqueeze(0)).squeeze(0)
+    return wave
+
+
+def _by(sizes: Shape) -> str:
+    return "x".join(map(str, sizes))

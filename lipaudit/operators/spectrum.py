@@ -1,0 +1,75 @@
+"""Spectrum: singular values, and the ranks that are read off them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lipaudit.enclosure import Rigor
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spectrum:
+    """The singular values of one operator, largest first, each as often as it occurs."""
+
+    values: Floats
+    rows: int
+    """Outputs of the operator."""
+    columns: int
+    """Inputs of the operator; min(rows, columns) values make the spectrum complete."""
+    rigor: Rigor
+    radius: float
+    """Every value is within this distance of the truth, if `rigor` is PROVED; else 0."""
+    method: str
+    of: str = ""
+    """Which operator it belongs to when that is not the layer's own: "circular 32x32"."""
+
+    @property
+    def largest(self) -> float:
+        """The largest value, 0 for an empty operator."""
+        return float(self.values[0]) if self.values.size else 0.0
+
+    @property
+    def frobenius(self) -> float:
+        """√Σσ²."""
+        return self.largest * math.sqrt(float(np.sum(self._ratios**2)))
+
+    @property
+    def stable_rank(self) -> float:
+        """‖A‖_F² / σ1² (Rudelson & Vershynin 2007); 0 for a zero operator."""
+        return float(np.sum(self._ratios**2))
+
+    @property
+    def entropy_rank(self) -> float:
+        """The exponential of the entropy of σ/Σσ (Roy & Vetterli 2007); 0 for a zero operator."""
+        positive = self._ratios[self._ratios > 0]
+        if not positive.size:
+            return 0.0
+        weights = positive / positive.sum()
+        return float(np.exp(-np.sum(weights * np.log(weights))))
+
+    @property
+    def tolerance(self) -> float:
+        """What counts as 0 in the numerical rank: max(rows, columns)·eps·σ1, as in LAPACK use."""
+        return max(self.rows, self.columns) * float(np.finfo(np.float64).eps) * self.largest
+
+    @property
+    def numerical_rank(self) -> int:
+        """How many values exceed `tolerance`."""
+        return int(np.count_nonzero(self.values > self.tolerance))
+
+    def count_at_least(self, threshold: float) -> int:
+        """Count the values that are at least the threshold."""
+        return int(np.count_nonzero(self.values >= threshold))
+
+    def count_ratio_at_least(self, ratio: float) -> int:
+        """Count the values that are at least this share of the largest."""
+        return int(np.count_nonzero(self._ratios >= ratio))
+
+    @property
+    def _ratios(self) -> Floats:
+        # Ratios to the largest value, so that squares neither overflow nor underflow.
+        return self.values / self.largest if self.largest > 0 else np.zeros(0)

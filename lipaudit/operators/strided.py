@@ -1,0 +1,55 @@
+"""Strides as extra channels: what turns every convolution into one of stride 1.
+
+A convolution of stride s is one of stride 1 after space-to-depth, which moves the s positions
+of a block into channels and changes no norm. In terms of taps: the tap at position q acts on
+phase q mod s at offset q div s.
+
+Dilation d spreads the taps; with a stride s and g = gcd(s, d) only every g-th phase is ever
+touched, and P(θ) becomes D(θ)·Q(d/g·θ) with a diagonal unitary D and the symbol Q of the
+undilated kernel at stride s/g. So the supremum over all θ is the one of Q.
+"""
+
+import math
+from itertools import product
+
+import torch
+
+from lipaudit.operators.geometry import ConvGeometry
+from lipaudit.operators.symbol import Offset, Symbol
+
+
+def polyphase(kernel: torch.Tensor, geometry: ConvGeometry) -> Symbol:
+    """Return the symbol of the convolution itself, strided and dilated.
+
+    Its frequencies are those of the output grid; columns are ordered by phase, then channel.
+    """
+    return _split(kernel, geometry.groups, geometry.stride, geometry.dilation)
+
+
+def reduced(kernel: torch.Tensor, geometry: ConvGeometry) -> Symbol:
+    """Return the symbol of lowest degree that has the same supremum (module docstring)."""
+    strides = tuple(
+        s // math.gcd(s, d) for s, d in zip(geometry.stride, geometry.dilation, strict=True)
+    )
+    return _split(kernel, geometry.groups, strides, (1,) * geometry.rank)
+
+
+def _split(
+    kernel: torch.Tensor, groups: int, stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> Symbol:
+    out, inner, *size = kernel.shape
+    phases = math.prod(stride)
+    grouped = kernel.reshape(groups, out // groups, inner, *size)
+    taps: dict[Offset, torch.Tensor] = {}
+    for index, position in enumerate(product(*map(range, size))):
+        spread = [p * d for p, d in zip(position, dilation, strict=True)]
+        offset = tuple(q // s for q, s in zip(spread, stride, strict=True))
+        phase = 0
+        for q, s in zip(spread, stride, strict=True):
+            phase = phase * s + q % s
+        if offset not in taps:
+            taps[offset] = kernel.new_zeros(groups, out // groups, phases * inner)
+        columns = slice(phase * inner, (phase + 1) * inner)
+        taps[offset][:, :, columns] = grouped.flatten(3)[..., index]
+    offsets = tuple(sorted(taps))
+    return Symbol(torch.stack([taps[offset] for offset in offsets]), offsets)

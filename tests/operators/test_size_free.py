@@ -1,0 +1,143 @@
+"""The supremum over frequencies, the symbol behind it, and its rounding bounds."""
+
+import math
+from dataclasses import replace
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lipaudit.device import choose
+from lipaudit.operators import size_free
+from lipaudit.operators.geometry import ConvGeometry
+from lipaudit.operators.size_free import TURN, supremum
+from lipaudit.operators.strided import polyphase, reduced
+from lipaudit.operators.symbol import ROOT_ERROR, roots
+
+CPU = choose("cpu")
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def plain(rank: int, *, stride: int = 1, dilation: int = 1, groups: int = 1) -> ConvGeometry:
+    return ConvGeometry((stride,) * rank, ((0, 0),) * rank, (dilation,) * rank, groups)
+
+
+@given(st.integers(1, 1 << 41), st.integers(0, 10**6), st.integers(-300, 300))
+def test_roots_of_unity_are_as_good_as_stated(period: int, step: int, offset: int) -> None:
+    frequency = torch.tensor([[step % period]])
+    cosine, sine = roots(((offset,),), frequency, period)
+    with mpmath.workdps(50):
+        angle = 2 * mpmath.pi * ((step % period) * offset % period) / period
+        assert abs(mpmath.cos(angle) - float(cosine)) <= ROOT_ERROR
+        assert abs(mpmath.sin(angle) - float(sine)) <= ROOT_ERROR
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 10**6),
+)
+def test_symbol_and_gram_errors_hold(
+    rows: int, columns: int, taps: int, stride: int, seed: int
+) -> None:
+    symbol = polyphase(noise(rows, columns, taps, seed=seed), plain(1, stride=stride, dilation=2))
+    m = seed % TURN
+    zero = torch.tensor([0])
+    point = torch.tensor([[m]])
+    computed, gram = symbol.at(point, TURN, zero)[0], symbol.gram.at(point, TURN, zero)[0]
+    with mpmath.workdps(40):
+        exact = mpmath.zeros(*symbol.taps.shape[2:])
+        for tap, (offset,) in zip(symbol.taps[:, 0], symbol.offsets, strict=True):
+            root = mpmath.expjpi(-2 * mpmath.mpf(m * offset) / TURN)
+            exact += mpmath.matrix(tap.tolist()) * root
+        assert mpmath.mnorm(exact - mpmath.matrix(computed.tolist()), "f") <= symbol.error
+        wide = exact if exact.rows <= exact.cols else exact.H
+        assert mpmath.mnorm(wide * wide.H - mpmath.matrix(gram.tolist()), "f") <= symbol.gram.error
+
+
+def scanned(kernel: torch.Tensor, geometry: ConvGeometry, points: int) -> float:
+    """Return the largest norm of the symbol on a fine grid, a lower bound of the supremum."""
+    symbol = polyphase(kernel, geometry)
+    axes = [torch.arange(points)] * geometry.rank
+    grid = torch.cartesian_prod(*axes).reshape(-1, geometry.rank)
+    return float(torch.linalg.matrix_norm(symbol.at(grid, points), 2).max())
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "dilation", "groups"),
+    [
+        ((1, 1, 3), 1, 1, 1),
+        ((2, 3, 4), 1, 1, 1),
+        ((3, 2, 5), 2, 1, 1),
+        ((3, 2, 5), 2, 3, 1),
+        ((3, 2, 4), 4, 2, 1),
+        ((4, 1, 3), 1, 2, 4),
+        ((2, 2, 3, 3), 1, 1, 1),
+        ((4, 2, 3, 2), 2, 1, 2),
+        ((2, 2, 1, 1), 1, 1, 1),
+        ((2, 1, 2, 2, 2), 1, 1, 1),
+    ],
+)
+def test_supremum_is_between_a_fine_scan_and_its_tolerance(
+    shape: tuple[int, ...], stride: int, dilation: int, groups: int
+) -> None:
+    rank = len(shape) - 2
+    geometry = plain(rank, stride=stride, dilation=dilation, groups=groups)
+    kernel = noise(*shape)
+    points = {1: 2000, 2: 128, 3: 24}[rank]
+    seen = scanned(kernel, geometry, points)
+    found = supremum(reduced(kernel, geometry), CPU).enclosure
+    assert seen <= found.upper
+    # The scan misses the maximum by at most cos of its half step (the lemma in size_free).
+    radius = sum(polyphase(kernel, geometry).radii)
+    assert found.lower <= seen / math.cos(min(1.5, radius * math.pi / points)) * (1 + 1e-12)
+    assert found.upper <= found.lower * (1 + size_free.TOLERANCE)
+
+
+def test_second_difference_has_supremum_4() -> None:
+    kernel = torch.tensor([[[-1.0, 2.0, -1.0]]], dtype=torch.float64)
+    assert supremum(reduced(kernel, plain(1)), CPU).enclosure.holds(4)
+
+
+def test_flat_symbol_ends_within_the_work_limit() -> None:
+    # A shift has norm 1 at every frequency: no cell can be told from another.
+    kernel = torch.zeros(4, 4, 3, 3, dtype=torch.float64)
+    kernel[:, :, 0, 1] = torch.eye(4)
+    found = supremum(reduced(kernel, plain(2)), CPU).enclosure
+    assert found.holds(1)
+    assert found.upper < 1.01
+
+
+def test_a_tiny_work_limit_still_gives_a_true_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = noise(3, 3, 5, 5)
+    seen = scanned(kernel, plain(2), 64)
+    for flops, tests in ((0.0, 0), (0.0, 3), (1e6, 20), (3e7, 50)):
+        monkeypatch.setattr(size_free, "_FLOPS", flops)
+        monkeypatch.setattr(size_free, "_TESTS", tests)
+        found = supremum(reduced(kernel, plain(2)), CPU).enclosure
+        assert seen <= found.upper
+        assert found.lower <= seen * 1.01
+
+
+def test_zero_kernel_is_exactly_0() -> None:
+    found = supremum(reduced(torch.zeros(2, 2, 3, dtype=torch.float64), plain(1)), CPU)
+    assert found.enclosure.is_zero
+
+
+def test_little_memory_changes_no_truth() -> None:
+    kernel = noise(4, 4, 3, 3)
+    usual = supremum(reduced(kernel, plain(2)), CPU).enclosure
+    small = supremum(reduced(kernel, plain(2)), replace(CPU, max_memory=1 << 14)).enclosure
+    assert small.upper == pytest.approx(usual.upper)
+    # With none at all the search does not start, and the bound is still true.
+    none = supremum(reduced(kernel, plain(2)), replace(CPU, max_memory=1)).enclosure
+    assert 0 < none.lower <= usual.upper
+    assert usual.lower <= none.upper
