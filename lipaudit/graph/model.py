@@ -1,0 +1,56 @@
+"""Model: what reading a checkpoint yields, whatever its format."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from lipaudit.graph.constant import Constant
+from lipaudit.graph.node import Graph
+
+
+class Topology(StrEnum):
+    """How the wiring of the layers is known."""
+
+    STATED = "stated"
+    """The file, or code named by the user, says how the layers are connected."""
+    ASSUMED = "assumed"
+    """The file lists weights only; a chain fits them, and is assumed."""
+    UNKNOWN = "unknown"
+    """The file lists weights only; nothing is said about the wiring."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """Something in the file that was not turned into a layer, and why."""
+
+    name: str
+    kind: str
+    slug: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A checkpoint as data: every tensor (unread), the layer graph, and what was noticed."""
+
+    path: str
+    """As the user wrote it."""
+    format: str
+    files: tuple[Path, ...]
+    """Every file the tensors come from."""
+    tensors: Mapping[str, Constant]
+    """All tensors of the file by their full key, in file order, weights or not."""
+    graph: Graph
+    topology: Topology
+    assumptions: tuple[str, ...] = ()
+    """What had to be assumed to read the file this way; printed beside every bound."""
+    notes: tuple[str, ...] = ()
+    """What a careful reader would like to know: a misleading suffix, dropped entries."""
+    alarms: tuple[str, ...] = ()
+    """Contents made to run code when the file is opened by an unsafe loader."""
+    unread: tuple[Unread, ...] = ()
+    ties: Mapping[str, str] | None = None
+    """Tensor key -> the first key that has the same bytes."""
+    digest: Callable[[], str] | None = None
+    """Compute the SHA-256 of the file (of all files for a folder); reads it whole."""

@@ -1,0 +1,1 @@
+"""Rewrites: graphs into graphs that compute the same function, each node keeping its origin."""
