@@ -1,0 +1,226 @@
+"""Folding: nodes fed by constants alone become constants, evaluated when somebody asks.
+
+Stored numbers keep their type and are exact. Results of arithmetic are evaluated twice: in the
+types the file states, as every runtime does (`read`), and in float64 for the mathematics
+(`unrounded`), with the relative error that this leaves (`entry_error`).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from lipaudit.errors import NotCertified
+from lipaudit.graph.constant import Constant
+from lipaudit.graph.dtypes import dtype_name, torch_type
+from lipaudit.graph.node import Node
+from lipaudit.layers.base import AbstractLayer, ValuesNeeded
+from lipaudit.layers.invocation import invoke
+
+EAGER_ITEMS = 1 << 16
+"""Results up to this size are evaluated at once: they are axes, shapes, biases."""
+_EAGER_WORK = 1 << 22
+"""... unless something larger than this has to be evaluated on the way."""
+
+_LARGEST_ITEMS = 1 << 32
+"""No real weight is larger, but a file of a few bytes can ask for it."""
+
+_FIVE_ROUNDINGS = 5.5 * 2.0**-53
+
+Ingredients = tuple[Constant | None, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recipe:
+    """A node with constant inputs, not yet evaluated."""
+
+    node: Node
+    layer: AbstractLayer
+    ingredients: Ingredients
+    largest: int
+    """Items of the largest tensor on the way to the result."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """One output of a recipe, evaluated in native types (None) or in one floating type."""
+
+    recipe: Recipe
+    position: int
+    dtype: torch.dtype | None
+
+    def __call__(self) -> torch.Tensor:
+        """Evaluate the recipe and all it needs, each part once, keeping none longer than needed."""
+        if self.recipe.largest > _LARGEST_ITEMS:
+            raise NotCertified(
+                f"node {self.recipe.node.name!r} ({self.recipe.node.op}): evaluating it takes a "
+                f"tensor of {self.recipe.largest:,} items",
+                slug="size",
+            )
+        goal = (self.recipe, self.dtype)
+        tasks = _in_order(goal)
+        uses = Counter(need for task in tasks for need in _needs(*task))
+        done: dict[_Task, tuple[torch.Tensor, ...]] = {}
+        for task in tasks:
+            done[task] = _evaluate(*task, done)
+            for need in _needs(*task):
+                uses[need] -= 1
+                if not uses[need]:
+                    done.pop(need, None)
+        return done[goal][self.position]
+
+
+_Task = tuple[Recipe, torch.dtype | None]
+
+
+def _in_order(goal: _Task) -> list[_Task]:
+    """List what has to be evaluated, each task once and after all that it needs.
+
+    A chain of folded nodes can be thousands long, and a diamond-shaped one has exponentially
+    many paths: hence a stack of our own, and the set of what is listed.
+    """
+    listed: dict[_Task, None] = {}
+    stack = [goal]
+    while stack:
+        task = stack[-1]
+        missing = [] if task in listed else [t for t in _needs(*task) if t not in listed]
+        if missing:
+            stack.extend(missing)
+        else:
+            listed[stack.pop()] = None
+    return list(listed)
+
+
+def _reader(constant: Constant, dtype: torch.dtype | None) -> object:
+    """Return what produces the constant's values for a run in that type."""
+    if dtype is None or constant.unrounded is None:
+        return constant.read
+    return constant.unrounded
+
+
+def _needs(recipe: Recipe, dtype: torch.dtype | None) -> Iterator[_Task]:
+    for constant in recipe.ingredients:
+        reader = _reader(constant, dtype) if constant is not None else None
+        if isinstance(reader, Result):
+            yield reader.recipe, reader.dtype
+
+
+def _evaluate(
+    recipe: Recipe, dtype: torch.dtype | None, done: dict[_Task, tuple[torch.Tensor, ...]]
+) -> tuple[torch.Tensor, ...]:
+    inputs: list[torch.Tensor | None] = []
+    for constant in recipe.ingredients:
+        if constant is None:
+            inputs.append(None)
+            continue
+        reader = _reader(constant, dtype)
+        if isinstance(reader, Result):
+            value = done[reader.recipe, reader.dtype][reader.position]
+        else:
+            value = constant.read() if reader is constant.read else constant.values()
+        inputs.append(value.to(dtype) if dtype and value.is_floating_point() else value)
+    return invoke(recipe.node, recipe.layer, inputs, dtype)
+
+
+def fold(node: Node, layer: AbstractLayer, ingredients: Ingredients) -> dict[str, Constant] | None:
+    """Return the outputs of a node fed by constants alone; None where torch cannot hold them."""
+    hollow = [None if constant is None else hollowed(constant) for constant in ingredients]
+    if any(h is None for h, c in zip(hollow, ingredients, strict=True) if c is not None):
+        return None
+    sizes = [constant.items for constant in ingredients if constant is not None]
+    try:
+        made = invoke(node, layer, hollow, None)
+    except ValuesNeeded:
+        if sum(sizes) > _EAGER_WORK:
+            return None
+        made = _evaluate(Recipe(node, layer, ingredients, 0), None, {})
+    behind = [
+        reader.recipe.largest
+        for constant in ingredients
+        if constant is not None and isinstance(reader := constant.read, Result)
+    ]
+    largest = max([*sizes, *behind, *(value.numel() for value in made)], default=0)
+    recipe = Recipe(node, layer, ingredients, largest)
+    return {
+        name: _eager(_constant(name, recipe, position, value))
+        for position, (name, value) in enumerate(zip(node.outputs, made, strict=False))
+        if name
+    }
+
+
+def hollowed(constant: Constant) -> torch.Tensor | None:
+    """Return a constant's shape and type without its values; None for types torch lacks."""
+    dtype = torch_type(constant.dtype)
+    return None if dtype is None else torch.empty(constant.shape, dtype=dtype, device="meta")
+
+
+def _constant(name: str, recipe: Recipe, position: int, value: torch.Tensor) -> Constant:
+    known = [constant for constant in recipe.ingredients if constant is not None]
+    folding = recipe.layer.folding
+    error = _error(folding.rounding, known) if value.is_floating_point() else 0.0
+    exact = (
+        folding.rounding == 0
+        and all(constant.unrounded is None for constant in known)
+        and dtype_name(value.dtype) in {constant.dtype for constant in known}
+    )
+    scaled = _linear_in(recipe)
+    return Constant(
+        name=scaled.name if scaled is not None and folding.same_weight else name,
+        shape=tuple(value.shape),
+        dtype=dtype_name(value.dtype),
+        read=Result(recipe, position, None),
+        sources=tuple(dict.fromkeys(key for constant in known for key in constant.sources)),
+        scaled_by=scaled.scaled_by if scaled is not None else None,
+        entry_error=error,
+        unrounded=None
+        if exact or not value.is_floating_point()
+        else Result(recipe, position, torch.float64),
+    )
+
+
+def _error(rounding: float, known: Sequence[Constant]) -> float:
+    """Bound the relative error of each entry: nothing is lost by a move, sums of it by products.
+
+    A product or quotient of k float32 numbers lies between 2^-149k and 2^149k, which float64
+    holds without underflow for k <= 6, that is after at most five roundings; then
+    Π(1 + e_i)^±1 - 1 <= 1.01 Σ e_i (Higham 2002, lemma 3.1). Past that nothing is claimed.
+    """
+    errors = [constant.entry_error for constant in known]
+    if rounding == 0:
+        return max(errors, default=0.0)
+    total = rounding + sum(errors)
+    wide = any(constant.dtype == "float64" for constant in known)
+    return 1.01 * total if total <= _FIVE_ROUNDINGS and not wide else math.inf
+
+
+def _linear_in(recipe: Recipe) -> Constant | None:
+    """Return the floating input in which the result is linear, if no other input has its key."""
+    position = recipe.layer.folding.linear_in
+    if position is None or position >= len(recipe.ingredients):
+        return None
+    constant = recipe.ingredients[position]
+    if constant is None or constant.scaled_by is None or not _is_floating(constant):
+        return None
+    others = [c for at, c in enumerate(recipe.ingredients) if c is not None and at != position]
+    return None if any(constant.scaled_by in other.sources for other in others) else constant
+
+
+def _is_floating(constant: Constant) -> bool:
+    dtype = torch_type(constant.dtype)
+    return dtype is not None and dtype.is_floating_point
+
+
+def _eager(folded: Constant) -> Constant:
+    """Evaluate a small constant at once, so that nothing hangs on the tensors behind it."""
+    reader = folded.read
+    if folded.items > EAGER_ITEMS or not isinstance(reader, Result):
+        return folded
+    if reader.recipe.largest > _EAGER_WORK:
+        return folded
+    value = folded.read()
+    if folded.unrounded is None:
+        return replace(folded, read=lambda: value)
+    exact = folded.unrounded()
+    return replace(folded, read=lambda: value, unrounded=lambda: exact)
