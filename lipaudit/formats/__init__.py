@@ -1,0 +1,1 @@
+"""Files <-> Model: one file a format, and nothing in a file is ever executed."""

@@ -1,0 +1,206 @@
+"""AtenCall: one operation of an exported graph, and the registry of its translators."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lipaudit.graph.builder import GraphBuilder
+from lipaudit.graph.constant import Constant, computed
+from lipaudit.graph.node import ONNX_DOMAIN, Attribute
+from lipaudit.layers.registry import all_kinds
+
+ATEN_DOMAIN = "aten"
+"""Of operations that have no translation: they stay in the graph, opaque and named."""
+
+Sizes = tuple[int | None, ...]
+
+
+class Untranslatable(Exception):
+    """Raised by a translator for a variant it does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """An argument that is a tensor: the name of an edge or a constant."""
+
+    name: str
+
+
+class Symbol:
+    """An argument that is a number known only when the network runs."""
+
+
+SYMBOL = Symbol()
+
+
+@dataclass(frozen=True, slots=True)
+class AtenCall:
+    """One call with its arguments by the names of the operator's schema."""
+
+    op: str
+    """Without overload: `conv2d`."""
+    overload: str
+    name: str
+    """What reports show: the place in the code, if the file tells."""
+    arguments: Mapping[str, object]
+    outputs: tuple[str, ...]
+    shapes: Mapping[str, Sizes]
+    """Sizes of every tensor of the graph, as exported; None where they are open."""
+
+    def tensor(self, name: str) -> str:
+        """Return the name of a tensor argument; overloads call `self` also `input`."""
+        value = self.arguments.get(name)
+        if value is None and name == "self":
+            value = self.arguments.get("input")
+        if not isinstance(value, Ref):
+            raise Untranslatable(f"{name} is no tensor")
+        return value.name
+
+    def optional(self, name: str) -> str:
+        """Return the name of a tensor argument, "" when it is not given."""
+        return self.tensor(name) if self.arguments.get(name) is not None else ""
+
+    def tensors(self, name: str) -> tuple[str, ...]:
+        """Return the names of a list of tensors."""
+        value = self.arguments.get(name)
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, Ref) for v in value):
+            raise Untranslatable(f"{name} is no list of tensors")
+        return tuple(v.name for v in value if isinstance(v, Ref))
+
+    def integer(self, name: str, default: int) -> int:
+        """Return an integer argument."""
+        value = self.arguments.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise Untranslatable(f"{name} is not a stored integer")
+        return value
+
+    def integers(self, name: str, rank: int | None = None, default: int = 0) -> tuple[int, ...]:
+        """Return a list of integers; one number or none stands for all axes."""
+        value = self.arguments.get(name, ())
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = (value,)
+        if value is None or (isinstance(value, (list, tuple)) and not value):
+            value = (default,)
+        if not isinstance(value, (list, tuple)) or not all(isinstance(v, int) for v in value):
+            raise Untranslatable(f"{name} is not a list of stored integers")
+        sizes = tuple(int(v) for v in value)
+        return sizes * rank if rank is not None and len(sizes) == 1 else sizes
+
+    def number(self, name: str, default: float) -> float:
+        """Return a number."""
+        value = self.arguments.get(name, default)
+        if value is None:
+            return default
+        if not isinstance(value, (int, float)):
+            raise Untranslatable(f"{name} is not a stored number")
+        return float(value)
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return a truth value."""
+        value = self.arguments.get(name, default)
+        return bool(value) if isinstance(value, (bool, int)) else default
+
+    def word(self, name: str, default: str) -> str:
+        """Return a text argument."""
+        value = self.arguments.get(name, default)
+        return value if isinstance(value, str) else default
+
+    def shape(self, name: str) -> Sizes:
+        """Return the sizes of an edge as exported."""
+        if name not in self.shapes:
+            raise Untranslatable(f"the shape of {name} is not in the file")
+        return self.shapes[name]
+
+    @property
+    def out_shape(self) -> Sizes:
+        """Return the sizes of the first output."""
+        return self.shape(self.outputs[0])
+
+
+Translator = Callable[[AtenCall, GraphBuilder], None]
+"""Write the nodes that make the call's outputs."""
+
+_translators: dict[str, Translator] = {}
+
+
+def translates(*names: str) -> Callable[[Translator], Translator]:
+    """Register a translator for operators by name, every overload."""
+
+    def register(translator: Translator) -> Translator:
+        for name in names:
+            if name in _translators:
+                raise ValueError(f"{name} has a translator already")
+            _translators[name] = translator
+        return translator
+
+    return register
+
+
+def translate(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a call down; what has no translation becomes one opaque node."""
+    try:
+        translator = _translators.get(call.op)
+        if translator is not None:
+            translator(call, build)
+            return
+        for kind in all_kinds():
+            if kind.aten == call.op:
+                emit(call, build, kind.op, [first_tensor(call)], domain=kind.domain)
+                return
+    except Untranslatable:
+        pass
+    inputs = [value.name for value in call.arguments.values() if isinstance(value, Ref)]
+    inputs += [
+        each.name
+        for value in call.arguments.values()
+        if isinstance(value, (list, tuple))
+        for each in value
+        if isinstance(each, Ref)
+    ]
+    build.add(call.op, inputs, name=call.name, outputs=call.outputs, domain=ATEN_DOMAIN)
+
+
+def first_tensor(call: AtenCall) -> str:
+    """Return the one tensor argument."""
+    refs = [value.name for value in call.arguments.values() if isinstance(value, Ref)]
+    if not refs:
+        raise Untranslatable("no tensor argument")
+    return refs[0]
+
+
+def emit(
+    call: AtenCall,
+    build: GraphBuilder,
+    op: str,
+    inputs: Sequence[str],
+    attributes: Mapping[str, Attribute] | None = None,
+    *,
+    domain: str = ONNX_DOMAIN,
+) -> None:
+    """Write the node that makes the call's outputs."""
+    build.add(
+        op, inputs, name=call.name, attributes=attributes, outputs=call.outputs, domain=domain
+    )
+
+
+def step(
+    call: AtenCall,
+    build: GraphBuilder,
+    op: str,
+    inputs: Sequence[str],
+    attributes: Mapping[str, Attribute] | None = None,
+) -> str:
+    """Write a node on the way to the call's outputs and return its edge."""
+    edge = build.fresh(f"{call.outputs[0]}.{op}")
+    return build.add(op, inputs, name=call.name, attributes=attributes, outputs=(edge,))
+
+
+def filled(build: GraphBuilder, size: int, value: float, name: str) -> str:
+    """Write a constant vector of equal values: the scale a layer leaves out."""
+    return build.constant(computed(build.fresh(name), torch.full((size,), value)))
+
+
+def parameter(build: GraphBuilder, name: str) -> Constant | None:
+    """Return the constant behind a name, None when it is an edge."""
+    return build.lookup(name) if name else None

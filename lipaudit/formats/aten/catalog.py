@@ -1,0 +1,15 @@
+"""The catalog: every family imported once, so that the registry is full."""
+
+from lipaudit.formats.aten import (
+    arrangement,
+    convolution,
+    dense,
+    elementwise,
+    normalization,
+    pooling,
+)
+from lipaudit.formats.aten.call import AtenCall, Ref, translate
+
+FAMILIES = (arrangement, convolution, dense, elementwise, normalization, pooling)
+
+__all__ = ["FAMILIES", "AtenCall", "Ref", "translate"]

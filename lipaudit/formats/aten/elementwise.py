@@ -1,0 +1,179 @@
+"""Arithmetic item by item, activations with parameters, reductions and softmax."""
+
+import torch
+
+from lipaudit.formats.aten.call import (
+    AtenCall,
+    Ref,
+    Untranslatable,
+    emit,
+    parameter,
+    step,
+    translates,
+)
+from lipaudit.graph.builder import GraphBuilder
+from lipaudit.graph.constant import Constant
+from lipaudit.graph.node import TORCH_DOMAIN, Attribute
+
+_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div"}
+_PAIRS = {"maximum": "Max", "minimum": "Min"}
+_REDUCTIONS = {"mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin"}
+_CONSTANT_CLAMPS = {"relu6": (0.0, 6.0), "relu6_": (0.0, 6.0)}
+
+
+@translates("add", "sub", "mul", "div", "add_", "sub_", "mul_", "div_")
+def arithmetic(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the four operations, with torch's factor on the second operand."""
+    if call.arguments.get("rounding_mode") is not None:
+        raise Untranslatable("rounded division")
+    other = _operand(call, build, "other")
+    factor = call.number("alpha", 1.0)
+    if factor != 1.0:
+        other = step(call, build, "Mul", [other, build.scalar(factor)])
+    emit(call, build, _ARITHMETIC[call.op.rstrip("_")], [_operand(call, build, "self"), other])
+
+
+@translates("maximum", "minimum")
+def extreme(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the larger or smaller of two."""
+    emit(call, build, _PAIRS[call.op], [call.tensor("self"), call.tensor("other")])
+
+
+@translates("pow")
+def power(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a power."""
+    exponent = _operand(call, build, "exponent")
+    emit(call, build, "Pow", [_operand(call, build, "self"), exponent])
+
+
+@translates("rsub")
+def reversed_difference(call: AtenCall, build: GraphBuilder) -> None:
+    """Other - self."""
+    if call.number("alpha", 1.0) != 1.0:
+        raise Untranslatable("scaled")
+    emit(call, build, "Sub", [_operand(call, build, "other"), call.tensor("self")])
+
+
+@translates("rsqrt")
+def reciprocal_root(call: AtenCall, build: GraphBuilder) -> None:
+    """1 / √x."""
+    emit(call, build, "Reciprocal", [step(call, build, "Sqrt", [call.tensor("self")])])
+
+
+@translates("where")
+def where(call: AtenCall, build: GraphBuilder) -> None:
+    """One of two, by a condition."""
+    both = [_operand(call, build, name) for name in ("self", "other")]
+    emit(call, build, "Where", [call.tensor("condition"), *both])
+
+
+@translates("clamp", "hardtanh", "clamp_", "hardtanh_", "relu6", "relu6_", "clamp_min", "clamp_max")
+def clamp(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a projection onto an interval."""
+    low, high = call.arguments.get("min"), call.arguments.get("max")
+    if "hardtanh" in call.op:
+        low, high = call.number("min_val", -1.0), call.number("max_val", 1.0)
+    low, high = _CONSTANT_CLAMPS.get(call.op, (low, high))
+    if not all(end is None or isinstance(end, (int, float)) for end in (low, high)):
+        raise Untranslatable("ends that are tensors")
+    ends = [build.scalar(float(e)) if isinstance(e, (int, float)) else "" for e in (low, high)]
+    while ends and not ends[-1]:
+        ends.pop()
+    emit(call, build, "Clip", [call.tensor("self"), *ends])
+
+
+@translates("leaky_relu", "leaky_relu_")
+def leaky_relu(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a rectifier with a slope below 0."""
+    _with(call, build, "LeakyRelu", {"alpha": call.number("negative_slope", 0.01)})
+
+
+@translates("elu", "elu_")
+def elu(call: AtenCall, build: GraphBuilder) -> None:
+    """Write an exponential linear unit."""
+    if call.number("scale", 1.0) != 1.0 or call.number("input_scale", 1.0) != 1.0:
+        raise Untranslatable("scaled")
+    _with(call, build, "Elu", {"alpha": call.number("alpha", 1.0)})
+
+
+@translates("celu")
+def celu(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a continuously differentiable exponential linear unit."""
+    _with(call, build, "Celu", {"alpha": call.number("alpha", 1.0)})
+
+
+@translates("gelu")
+def gelu(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a Gaussian error linear unit."""
+    _with(call, build, "Gelu", {"approximate": call.word("approximate", "none")})
+
+
+@translates("softplus")
+def softplus(call: AtenCall, build: GraphBuilder) -> None:
+    """Write log(1 + exp(βx)) / β."""
+    beta = call.number("beta", 1.0)
+    if beta == 1.0:
+        _with(call, build, "Softplus", {})
+        return
+    inputs = [call.tensor("self")]
+    emit(call, build, "Softplus", inputs, {"beta": beta}, domain=TORCH_DOMAIN)
+
+
+@translates("prelu")
+def prelu(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a rectifier with a learned slope for each channel (axis 1)."""
+    slope = parameter(build, call.tensor("weight"))
+    rank = len(call.shape(call.tensor("self")))
+    if slope is None:
+        raise Untranslatable("computed slope")
+    if slope.items > 1 and rank > 2:
+        slope = _on_axis_one(slope, rank)
+    emit(call, build, "PRelu", [call.tensor("self"), build.constant(slope)])
+
+
+@translates("softmax", "_softmax", "log_softmax", "_log_softmax")
+def softmax(call: AtenCall, build: GraphBuilder) -> None:
+    """Softmax or its logarithm along an axis."""
+    op = "LogSoftmax" if "log" in call.op else "Softmax"
+    _with(call, build, op, {"axis": call.integer("dim", -1)})
+
+
+@translates("mean", "sum", "amax", "amin")
+def reduction(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a number for each slice along some axes."""
+    axes = call.arguments.get("dim")
+    inputs = [call.tensor("self")]
+    if axes not in (None, (), []):
+        inputs.append(build.integers(call.integers("dim"), f"{call.name}.axes"))
+    keep = int(call.flag("keepdim"))
+    emit(call, build, _REDUCTIONS[call.op], inputs, {"keepdims": keep})
+
+
+def _with(call: AtenCall, build: GraphBuilder, op: str, attributes: dict[str, Attribute]) -> None:
+    emit(call, build, op, [call.tensor("self")], attributes)
+
+
+def _operand(call: AtenCall, build: GraphBuilder, name: str) -> str:
+    """Return a tensor operand, or a number made a constant."""
+    value = call.arguments.get(name)
+    if isinstance(value, Ref):
+        return value.name
+    if isinstance(value, (int, float)):
+        return build.scalar(float(value), name=f"{call.name}.{name}")
+    raise Untranslatable(f"{name} is neither tensor nor stored number")
+
+
+def _on_axis_one(slope: Constant, rank: int) -> Constant:
+    shape = (slope.items, *(1,) * (rank - 2))
+
+    def read() -> torch.Tensor:
+        return slope.read().reshape(shape)
+
+    return Constant(
+        name=f"{slope.name}.on_channels",
+        shape=shape,
+        dtype=slope.dtype,
+        read=read,
+        sources=slope.sources,
+        scaled_by=slope.scaled_by,
+    )

@@ -1,0 +1,168 @@
+"""Pooling, padding and resizing."""
+
+from lipaudit.formats.aten.call import AtenCall, Untranslatable, emit, translates
+from lipaudit.graph.builder import GraphBuilder
+from lipaudit.graph.node import TORCH_DOMAIN, Attribute
+
+
+@translates(
+    "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices"
+)
+def max_pool(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the largest item of each window."""
+    attributes = _windows(call)
+    attributes["dilations"] = call.integers("dilation", _rank(call), 1)
+    build.add(
+        "MaxPool",
+        [call.tensor("self")],
+        name=call.name,
+        attributes=attributes,
+        outputs=call.outputs[:1],
+    )
+
+
+@translates("avg_pool1d", "avg_pool2d", "avg_pool3d")
+def average_pool(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the mean of each window."""
+    if call.arguments.get("divisor_override") is not None:
+        raise Untranslatable("own divisor")
+    attributes = _windows(call)
+    attributes["count_include_pad"] = int(call.flag("count_include_pad", default=True))
+    emit(call, build, "AveragePool", [call.tensor("self")], attributes)
+
+
+@translates("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+@translates("_adaptive_avg_pool2d", "_adaptive_avg_pool3d")
+def adaptive_average_pool(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the mean of windows that divide the input."""
+    _adaptive(call, build, "Average")
+
+
+@translates("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+def adaptive_max_pool(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the largest item of windows that divide the input."""
+    _adaptive(call, build, "Max")
+
+
+@translates("constant_pad_nd", "pad")
+def pad(call: AtenCall, build: GraphBuilder) -> None:
+    """Something put around."""
+    mode = call.word("mode", "constant")
+    names = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    if mode not in names:
+        raise Untranslatable(f"mode {mode}")
+    value = build.scalar(call.number("value", 0.0))
+    _padded(call, build, names[mode], [value] if mode == "constant" else [])
+
+
+@translates("reflection_pad1d", "reflection_pad2d", "reflection_pad3d")
+def reflection_pad(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the signal mirrored at its ends."""
+    _padded(call, build, "reflect", [])
+
+
+@translates("replication_pad1d", "replication_pad2d", "replication_pad3d")
+def replication_pad(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the last items repeated."""
+    _padded(call, build, "edge", [])
+
+
+@translates("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
+def upsample_nearest(call: AtenCall, build: GraphBuilder) -> None:
+    """Each item repeated."""
+    attributes: dict[str, Attribute] = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
+    _resized(call, build, attributes)
+
+
+@translates("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
+def upsample_linear(call: AtenCall, build: GraphBuilder) -> None:
+    """Items interpolated along each axis."""
+    corners = call.flag("align_corners")
+    mode = "align_corners" if corners else "half_pixel"
+    _resized(call, build, {"mode": "linear", "coordinate_transformation_mode": mode})
+
+
+@translates("upsample_bicubic2d")
+def upsample_cubic(call: AtenCall, build: GraphBuilder) -> None:
+    """Items interpolated by cubics."""
+    corners = call.flag("align_corners")
+    mode = "align_corners" if corners else "half_pixel"
+    attributes: dict[str, Attribute] = {
+        "mode": "cubic",
+        "coordinate_transformation_mode": mode,
+        "cubic_coeff_a": -0.75,
+    }
+    _resized(call, build, attributes)
+
+
+@translates("pixel_shuffle")
+def pixel_shuffle(call: AtenCall, build: GraphBuilder) -> None:
+    """Channels laid out as pixels."""
+    attributes: dict[str, Attribute] = {
+        "blocksize": call.integer("upscale_factor", 1),
+        "mode": "CRD",
+    }
+    emit(call, build, "DepthToSpace", [call.tensor("self")], attributes)
+
+
+def _rank(call: AtenCall) -> int:
+    rank = len(call.shape(call.tensor("self"))) - 2
+    if rank < 1:
+        raise Untranslatable("no batch axis")
+    return rank
+
+
+def _windows(call: AtenCall) -> dict[str, Attribute]:
+    rank = _rank(call)
+    kernel = call.integers("kernel_size", rank, 1)
+    given = call.arguments.get("stride")
+    stride = call.integers("stride", rank, 1) if given else kernel
+    return {
+        "kernel_shape": kernel,
+        "strides": stride,
+        "pads": call.integers("padding", rank) * 2,
+        "ceil_mode": int(call.flag("ceil_mode")),
+    }
+
+
+def _adaptive(call: AtenCall, build: GraphBuilder, which: str) -> None:
+    size = call.integers("output_size", _rank(call), 1)
+    if all(one == 1 for one in size):
+        build.add(
+            f"Global{which}Pool",
+            [call.tensor("self")],
+            name=call.name,
+            outputs=call.outputs[:1],
+        )
+        return
+    build.add(
+        f"Adaptive{which}Pool",
+        [call.tensor("self")],
+        name=call.name,
+        attributes={"output_size": size},
+        outputs=call.outputs[:1],
+        domain=TORCH_DOMAIN,
+    )
+
+
+def _padded(call: AtenCall, build: GraphBuilder, mode: str, more: list[str]) -> None:
+    """Torch counts pads from the last axis, begin and end together; ONNX all begins first."""
+    flat = call.integers("padding") if "padding" in call.arguments else call.integers("pad")
+    rank = len(call.shape(call.tensor("self")))
+    begins, ends = [0] * rank, [0] * rank
+    for at in range(len(flat) // 2):
+        begins[rank - 1 - at], ends[rank - 1 - at] = flat[2 * at], flat[2 * at + 1]
+    pads = build.integers([*begins, *ends], f"{call.name}.pads")
+    emit(call, build, "Pad", [call.tensor("self"), pads, *more], {"mode": mode})
+
+
+def _resized(call: AtenCall, build: GraphBuilder, attributes: dict[str, Attribute]) -> None:
+    sizes = [size for size in call.out_shape if size is not None]
+    if len(sizes) != len(call.out_shape):
+        raise Untranslatable("open sizes")
+    target = build.integers(sizes, f"{call.name}.sizes")
+    emit(call, build, "Resize", [call.tensor("self"), "", "", target], attributes)

@@ -1,0 +1,191 @@
+"""Folders: a model kept as several files, as on the Hugging Face hub.
+
+An index (`*.index.json`) says which shard holds which tensor. It is believed only as far as
+the shards agree: every tensor of every shard is in the index, and the other way round.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lipaudit.errors import (
+    MalformedFile,
+    UnreadableFile,
+    UnsafeFile,
+    UnsupportedFormat,
+    UsageError,
+)
+from lipaudit.formats import safetensors, strict_json
+from lipaudit.formats.base import AbstractFormat, ChangedFile, Patch, register, registered
+from lipaudit.formats.source import Source, digest_of
+from lipaudit.formats.state_dict import assemble_flat
+from lipaudit.graph.constant import Constant
+from lipaudit.graph.model import Model
+
+INDEX_SUFFIX = ".index.json"
+# As transformers looks for them, the safer format first.
+_WELL_KNOWN = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+_SUFFIXES = (".safetensors", ".onnx", ".pt2", ".pt", ".pth", ".ckpt", ".th", ".bin", INDEX_SUFFIX)
+_LOOKED_FOR = "model.safetensors, pytorch_model.bin, their .index.json, *.onnx, *.pt2, *.pt, ..."
+_CONFIG = "config.json"
+_MAX_SHARDS = 10_000
+
+
+@register
+class ShardedFormat(AbstractFormat):
+    """A model in several shards of any one format, read through its index."""
+
+    name = "sharded"
+    suffixes = (INDEX_SUFFIX,)
+
+    def recognizes(self, source: Source) -> bool:
+        """See `AbstractFormat.recognizes`: a JSON object that speaks of a weight map."""
+        return source.head(1) in b"{ \t\r\n" and b'"weight_map"' in source.head(
+            strict_json.MAX_BYTES
+        )
+
+    def read(self, source: Source) -> Model:
+        """See `AbstractFormat.read`."""
+        weight_map = _weight_map(source)
+        names = tuple(dict.fromkeys(weight_map.values()))
+        shards = {name: _open(name, names, source) for name in names}
+        found = {name: _tensors(shard) for name, shard in shards.items()}
+        _check_agreement(weight_map, found, source)
+        files = (source.path, *(shard.path for shard in shards.values()))
+        return assemble_flat(
+            {key: found[name][key] for key, name in weight_map.items()},
+            path=str(source.path),
+            format=self.name,
+            files=files,
+            notes=(f"{len(names)} shards",),
+            digest=lambda: digest_of(files),
+        )
+
+    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+        """See `AbstractFormat.changed`: each shard is changed as its own format does it."""
+        index, *shards = model.files
+        is_folder = Path(model.path).is_dir()
+        files = [ChangedFile(index, index.name if is_folder else "", ())]
+        for path in shards:
+            source = Source(path)
+            shard_format = _format_of(source)
+            shard = shard_format.read(source)
+            own = {key: values for key, values in patch.items() if key in shard.tensors}
+            (changed,) = shard_format.changed(shard, own)
+            files.append(replace(changed, name=path.name))
+        config = index.parent / _CONFIG
+        if is_folder and config.is_file():
+            files.append(ChangedFile(config, _CONFIG, ()))
+        return files
+
+
+def read_folder(folder: Path) -> Model:
+    """Read the one model that a folder holds; raise when there is none, or a choice."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    chosen = next((name for name in _WELL_KNOWN if name in names), "") or _only(names, folder)
+    source = Source(folder / chosen)
+    model = _format_of(source).read(source)
+    notes = [f"read {chosen} of the folder"]
+    if _CONFIG in names:
+        notes.append(f"{_CONFIG} says what the network is; it is not interpreted")
+    is_sharded = chosen.endswith(INDEX_SUFFIX)
+    return replace(
+        model, path=str(folder) if is_sharded else model.path, notes=(*model.notes, *notes)
+    )
+
+
+def _only(names: Sequence[str], folder: Path) -> str:
+    """Return the one file that looks like a model."""
+    candidates = [name for name in names if name.endswith(_SUFFIXES)]
+    indexes = [name for name in candidates if name.endswith(INDEX_SUFFIX)]
+    candidates = indexes or candidates
+    if not candidates:
+        raise UnreadableFile(
+            f"no model file found (looked for {_LOOKED_FOR})", slug="no-model", path=str(folder)
+        )
+    if len(candidates) > 1:
+        shown = ", ".join(candidates[:5]) + (", ..." if len(candidates) > 5 else "")
+        raise UsageError(
+            f"{len(candidates)} model files: {shown}",
+            slug="several-models",
+            hint="name the one that is meant",
+            path=str(folder),
+        )
+    return candidates[0]
+
+
+def _weight_map(source: Source) -> Mapping[str, str]:
+    path = str(source.path)
+    if source.size > strict_json.MAX_BYTES:
+        raise UnsafeFile(f"index of {source.size:,} bytes", slug="index", path=path)
+    index: Any = strict_json.parse(source.read(0, source.size), "index", path=path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise MalformedFile("index without a weight_map", slug="index", path=path)
+    for key, name in weight_map.items():
+        if not isinstance(name, str) or not name:
+            raise MalformedFile(f"{key!r} has no shard", slug="index", path=path)
+        if name != Path(name).name or name in {".", ".."} or "\\" in name or "\0" in name:
+            raise UnsafeFile(
+                f"shard name leaves the folder: {name!r}", slug="index-outside", path=path
+            )
+    if len(set(weight_map.values())) > _MAX_SHARDS:
+        raise UnsafeFile(f"more than {_MAX_SHARDS:,} shards", slug="index", path=path)
+    return weight_map
+
+
+def _open(name: str, names: Sequence[str], index: Source) -> Source:
+    path = index.path.parent / name
+    if not path.exists():
+        raise UnreadableFile(
+            f"shard {names.index(name) + 1} of {len(names)} missing: {name!r}",
+            slug="index-missing",
+            path=str(index.path),
+        )
+    return Source(path)
+
+
+def _tensors(shard: Source) -> Mapping[str, Constant]:
+    shard_format = _format_of(shard)
+    if isinstance(shard_format, safetensors.SafetensorsFormat):
+        return safetensors.tensors(shard)
+    return shard_format.read(shard).tensors
+
+
+def _check_agreement(
+    weight_map: Mapping[str, str], found: Mapping[str, Mapping[str, Constant]], index: Source
+) -> None:
+    """Raise unless the index names every tensor of every shard, and each shard has its own."""
+    for key, name in weight_map.items():
+        if key not in found[name]:
+            raise _disagreement(f"tensor {key!r} is not in shard {name!r}", index)
+    owners: dict[str, str] = {}
+    for name, tensors in found.items():
+        for key in tensors:
+            if key in owners:
+                raise _disagreement(
+                    f"tensor {key!r} is in two shards, {owners[key]!r} and {name!r}", index
+                )
+            owners[key] = name
+            if key not in weight_map:
+                raise _disagreement(f"tensor {key!r} of shard {name!r} is not in the index", index)
+
+
+def _disagreement(cause: str, index: Source) -> MalformedFile:
+    return MalformedFile(cause, slug="index-keys", path=str(index.path))
+
+
+def _format_of(source: Source) -> AbstractFormat:
+    """Return the format that reads a file."""
+    for candidate in registered():
+        if candidate.recognizes(source):
+            return candidate
+    raise UnsupportedFormat(
+        "not a known model format", slug="unknown-format", path=str(source.path)
+    )

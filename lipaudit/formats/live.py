@@ -1,0 +1,268 @@
+"""Live modules: a torch.nn.Module at hand, or made by a factory that the user names.
+
+The graph is taken with torch.export on tensors that have shapes but no data. When that fails,
+a Sequential still gives its graph, and any other module its layers with their geometry.
+"""
+
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from lipaudit.errors import LipauditError, UsageError
+from lipaudit.formats.aten.call import SYMBOL, AtenCall, Ref, Sizes
+from lipaudit.formats.aten.catalog import translate
+from lipaudit.formats.module_record import from_live
+from lipaudit.formats.modules import of_modules
+from lipaudit.graph import spec
+from lipaudit.graph.builder import GraphBuilder
+from lipaudit.graph.constant import Constant, Shape, computed
+from lipaudit.graph.dtypes import dtype_name
+from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.node import Edge, Graph
+
+FORMAT = "nn.Module"
+
+
+def from_module(module: torch.nn.Module, shapes: Sequence[Shape]) -> Model:
+    """Turn a live module into a model; its weights are shared, not copied."""
+    title = type(module).__qualname__
+    tensors = {
+        key: replace(computed(key, value.detach(), sources=(key,)), scaled_by=None)
+        for key, value in module.state_dict(keep_vars=True).items()
+    }
+    if not shapes:
+        model = of_modules([from_live(module)], tensors, path=title, format=FORMAT)
+        if model.topology is Topology.STATED:
+            return model
+        note = "give input_shape, so that its graph can be exported"
+        return replace(model, notes=(*model.notes, note))
+    try:
+        graph = _exported(module, shapes, tensors, title)
+    except LipauditError as problem:
+        model = of_modules([from_live(module)], tensors, path=title, format=FORMAT)
+        return replace(model, notes=(*model.notes, problem.cause))
+    return Model(
+        path=title,
+        format=FORMAT,
+        files=(),
+        tensors=tensors,
+        graph=graph,
+        topology=Topology.STATED,
+    )
+
+
+def from_factory(name: str, checkpoint: Model, shapes: Sequence[Shape]) -> Model:
+    """Give a checkpoint the graph of the module that the user's `pkg.mod:factory` returns."""
+    if not shapes:
+        raise UsageError(
+            "the graph of --model needs the input's shape", slug="shape", hint="give --input-shape"
+        )
+    module = _made(name)
+    wanted = module.state_dict(keep_vars=True)
+    stored = _joined(wanted, checkpoint, name)
+    graph = _exported(module, shapes, stored, checkpoint.path)
+    return replace(
+        checkpoint,
+        graph=graph,
+        topology=Topology.STATED,
+        assumptions=(),
+        unread=(),
+        notes=(*checkpoint.notes, f"layer graph from {name}"),
+    )
+
+
+def _made(name: str) -> torch.nn.Module:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(
+            f"{name!r} names no factory", slug="model-factory", hint="write it as pkg.mod:factory"
+        )
+    try:
+        with _current_folder_importable():
+            factory = getattr(importlib.import_module(module_name), attribute)
+            made = factory()
+    except Exception as error:
+        raise UsageError(
+            f"--model {name}: {type(error).__name__}: {error}", slug="model-factory"
+        ) from error
+    if not isinstance(made, torch.nn.Module):
+        raise UsageError(
+            f"--model {name} returned a {type(made).__name__}, not a torch.nn.Module",
+            slug="model-factory",
+        )
+    return made.eval()
+
+
+@contextlib.contextmanager
+def _current_folder_importable() -> Iterator[None]:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(here)
+
+
+def _joined(
+    wanted: Mapping[str, torch.Tensor], checkpoint: Model, name: str
+) -> dict[str, Constant]:
+    """Find the checkpoint's tensor for each of the module's, wrappers and prefixes aside."""
+    by_tail: dict[str, list[str]] = {}
+    for key in checkpoint.tensors:
+        tail = key.rpartition("/")[2]
+        by_tail.setdefault(tail, []).append(key)
+        for prefix in ("module.", "_orig_mod.", "model."):
+            if tail.startswith(prefix):
+                by_tail.setdefault(tail.removeprefix(prefix), []).append(key)
+    found: dict[str, Constant] = {}
+    missing = []
+    for key, tensor in wanted.items():
+        candidates = by_tail.get(key, [])
+        if len(candidates) != 1:
+            if tensor.is_floating_point():
+                missing.append(key)
+            continue
+        constant = checkpoint.tensors[candidates[0]]
+        if constant.shape != tuple(tensor.shape):
+            raise UsageError(
+                f"{key!r} is {list(constant.shape)} in the checkpoint and {list(tensor.shape)} "
+                f"in {name}",
+                slug="model-factory",
+                path=checkpoint.path,
+            )
+        found[key] = constant
+    if missing:
+        shown = ", ".join(repr(key) for key in missing[:3])
+        raise UsageError(
+            f"the checkpoint lacks {len(missing)} tensors of {name}: {shown}",
+            slug="model-factory",
+            path=checkpoint.path,
+        )
+    return found
+
+
+def _exported(
+    module: torch.nn.Module, shapes: Sequence[Shape], tensors: Mapping[str, Constant], path: str
+) -> Graph:
+    """Export the module without running it on data, and translate its graph."""
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), torch.device("cpu"):
+            examples = tuple(torch.zeros(shape) for shape in shapes)
+            program = torch.export.export(module, examples)
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UsageError(
+            f"torch.export could not take its graph: {type(error).__name__}: {first_line}",
+            slug="export",
+            path=path,
+        ) from error
+    finally:
+        module.train(training)
+    return _translated(program, tensors, path)
+
+
+def _translated(program: ExportedProgram, tensors: Mapping[str, Constant], path: str) -> Graph:
+    build = GraphBuilder()
+    shapes, dtypes = _metas(program)
+    names: dict[str, str] = {}
+    for entry in program.graph_signature.input_specs:
+        argument = getattr(entry.arg, "name", "")
+        if entry.kind is InputKind.USER_INPUT:
+            build.input(Edge(argument, shapes.get(argument), dtypes.get(argument, "float32")))
+            continue
+        constant = _held(program, tensors, entry.target or argument, path)
+        names[argument] = build.constant(constant)
+        shapes[names[argument]] = shapes.get(argument, constant.shape)
+    for node in program.graph.nodes:
+        _visit(node, build, names, shapes)
+    outputs = [
+        Edge(names.get(entry.arg.name, entry.arg.name))
+        for entry in program.graph_signature.output_specs
+        if entry.kind is OutputKind.USER_OUTPUT and hasattr(entry.arg, "name")
+    ]
+    return spec.check(build.finish(outputs), path=path)
+
+
+def _metas(program: ExportedProgram) -> tuple[dict[str, Sizes], dict[str, str]]:
+    """Return sizes and item type of every tensor; of several outputs under `name:position`."""
+    shapes: dict[str, Sizes] = {}
+    dtypes: dict[str, str] = {}
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        several = isinstance(value, (list, tuple))
+        for at, part in enumerate(value if several else [value]):
+            if isinstance(part, torch.Tensor):
+                name = f"{node.name}:{at}" if several else node.name
+                shapes[name] = tuple(s if isinstance(s, int) else None for s in part.shape)
+                dtypes[name] = dtype_name(part.dtype)
+    return shapes, dtypes
+
+
+def _held(
+    program: ExportedProgram, tensors: Mapping[str, Constant], key: str, path: str
+) -> Constant:
+    """Return the constant of that key: a weight, or a tensor that the code makes itself."""
+    known = tensors.get(key)
+    if known is not None:
+        return known
+    value = program.constants.get(key)
+    if not isinstance(value, torch.Tensor):
+        raise UsageError(f"{key!r} has no value", slug="export", path=path)
+    return computed(key, value.detach())
+
+
+def _visit(
+    node: torch.fx.Node, build: GraphBuilder, names: dict[str, str], shapes: dict[str, Sizes]
+) -> None:
+    """Translate one node of the exported graph."""
+    if node.op != "call_function":
+        return
+    value = node.meta.get("val")
+    if getattr(node.target, "__name__", "") == "getitem" and isinstance(
+        node.args[0], torch.fx.Node
+    ):
+        names[node.name] = f"{node.args[0].name}:{node.args[1]}"
+        return
+    outputs: tuple[str, ...] = (node.name,)
+    if isinstance(value, (list, tuple)):
+        outputs = tuple(f"{node.name}:{at}" for at in range(len(value)))
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        call = AtenCall(str(node.target), "", node.name, {}, outputs, shapes)
+    else:
+        arguments = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
+        arguments |= node.kwargs
+        plain = {name: _plain(value, names) for name, value in arguments.items()}
+        op = schema.name.removeprefix("aten::")
+        call = AtenCall(op, schema.overload_name, _title(node), plain, outputs, shapes)
+    translate(call, build)
+
+
+def _plain(value: object, names: Mapping[str, str]) -> object:
+    if isinstance(value, torch.fx.Node):
+        held = value.meta.get("val")
+        return Ref(names.get(value.name, value.name)) if isinstance(held, torch.Tensor) else SYMBOL
+    if isinstance(value, (list, tuple)):
+        return [_plain(part, names) for part in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return SYMBOL
+
+
+def _title(node: torch.fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    if isinstance(stack, dict) and stack:
+        place = list(stack.values())[-1][0]
+        if isinstance(place, str) and place:
+            return place
+    return node.name

@@ -1,0 +1,153 @@
+"""Modules into nodes: a Sequential gives a whole graph, other modules their layers unwired.
+
+One small translator a class, by its name in torch.nn. Classes that are one attribute-free
+operation come from the registry of layers.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+
+from lipaudit.formats.module_record import ModuleRecord, from_pickle, tensors_of
+from lipaudit.formats.pickle_guard import Record
+from lipaudit.graph.builder import GraphBuilder
+from lipaudit.graph.constant import Constant
+from lipaudit.graph.dtypes import torch_type
+from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.node import Edge, Graph
+from lipaudit.layers.registry import all_kinds
+
+PYTHON_DOMAIN = "python"
+"""Of operations that are somebody's Python class."""
+
+Translator = Callable[[ModuleRecord, GraphBuilder, str], str | None]
+"""Write the module's nodes behind an edge and return the last edge; None: a form not known."""
+_translators: dict[str, Translator] = {}
+
+
+def translates(*classes: str) -> Callable[[Translator], Translator]:
+    """Register the translator of torch.nn classes by their bare names."""
+
+    def register(translator: Translator) -> Translator:
+        for name in classes:
+            if name in _translators:
+                raise ValueError(f"{name} has a translator already")
+            _translators[name] = translator
+        return translator
+
+    return register
+
+
+def assemble(
+    records: Mapping[str, Record],
+    others: Mapping[str, Constant],
+    *,
+    path: str,
+    format: str,  # noqa: A002
+) -> Model:
+    """Turn the pickled modules of a checkpoint into a model; one Sequential gives a graph."""
+    tensors: dict[str, Constant] = {}
+    for key, record in records.items():
+        tensors |= named(tensors_of(record, key))
+    modules = [from_pickle(record, tensors, key) for key, record in records.items()]
+    return of_modules(modules, {**others, **tensors}, path=path, format=format)
+
+
+def named(tensors: Mapping[str, Constant]) -> dict[str, Constant]:
+    """Return the constants under their keys, and called by them."""
+    return {
+        key: replace(value, name=key, sources=(key,), scaled_by=key if value.slot else None)
+        for key, value in tensors.items()
+    }
+
+
+def of_modules(
+    modules: list[ModuleRecord],
+    tensors: Mapping[str, Constant],
+    *,
+    path: str,
+    format: str,  # noqa: A002
+) -> Model:
+    """Turn module records into a model."""
+    stated = len(modules) == 1 and _bare(modules[0].kind) == "Sequential"
+    graph = _sequential_graph(modules[0]) if stated else _loose_graph(modules)
+    notes: tuple[str, ...] = ()
+    if not stated:
+        kinds = ", ".join(dict.fromkeys(module.kind for module in modules))
+        notes = (f"the forward code of {kinds} is not read",)
+    return Model(
+        path=path,
+        format=format,
+        files=(),
+        tensors=dict(tensors),
+        graph=graph,
+        topology=Topology.STATED if stated else Topology.UNKNOWN,
+        notes=notes,
+    )
+
+
+def _sequential_graph(module: ModuleRecord) -> Graph:
+    builder = GraphBuilder()
+    weights = (tensor for leaf in _leaves(module) for tensor in leaf.tensors.values())
+    builder.input(Edge("input", dtype=item_type(weights)))
+    last = continue_with(module, builder, "input")
+    return builder.finish([Edge(last)])
+
+
+def item_type(weights: Iterable[Constant]) -> str:
+    """Return the type a network computes in: that of its first real weight."""
+    names = (weight.dtype for weight in weights)
+    types = ((name, torch_type(name)) for name in names)
+    return next((name for name, kind in types if kind and kind.is_floating_point), "float32")
+
+
+def _loose_graph(modules: list[ModuleRecord]) -> Graph:
+    """Give every layer that has a weight its node, with its geometry but without wiring."""
+    builder = GraphBuilder()
+    for module in modules:
+        for leaf in _leaves(module):
+            if leaf.tensors and _bare(leaf.kind) in _translators:
+                scratch = GraphBuilder()
+                scratch.input(Edge("input"))
+                continue_with(leaf, scratch, "input")
+                piece = scratch.finish([])
+                for node in piece.nodes:
+                    inputs = tuple(
+                        builder.constant(piece.constants[name]) if name in piece.constants else ""
+                        for name in node.inputs
+                    )
+                    builder.add(
+                        node.op, inputs, name=node.name, attributes=node.attributes,
+                        domain=node.domain,
+                    )  # fmt: skip
+    return builder.finish([])
+
+
+def _leaves(module: ModuleRecord) -> Iterator[ModuleRecord]:
+    yield module
+    for child in module.children.values():
+        yield from _leaves(child)
+
+
+def _bare(kind: str) -> str:
+    """Return torch's own class name; "" for a class that is not torch's."""
+    return kind.rpartition(".")[2] if kind.startswith("torch.nn.") else ""
+
+
+def continue_with(module: ModuleRecord, builder: GraphBuilder, edge: str) -> str:
+    """Write a module's nodes behind an edge; an unknown class becomes one opaque node."""
+    translator = _translators.get(_bare(module.kind)) or _from_registry(_bare(module.kind))
+    made = translator(module, builder, edge) if translator is not None else None
+    if made is not None:
+        return made
+    kind = module.kind.rpartition(".")[2]
+    return builder.add(kind, [edge], name=module.title, domain=PYTHON_DOMAIN)
+
+
+def _from_registry(name: str) -> Translator | None:
+    """Return the translator of a class that is one operation without attributes."""
+    for kind in all_kinds():
+        if name and kind.module == name:
+            return lambda module, builder, edge: builder.add(
+                kind.op, [edge], name=module.title, domain=kind.domain
+            )
+    return None

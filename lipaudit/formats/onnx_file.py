@@ -1,0 +1,124 @@
+"""ONNX files: a full graph with its weights, in the file or beside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # has no stubs
+
+from lipaudit.errors import MalformedFile, WriteRefused
+from lipaudit.formats import edits, onnx_wire
+from lipaudit.formats.base import AbstractFormat, ChangedFile, Patch, register
+from lipaudit.formats.onnx_graph import GraphReader
+from lipaudit.formats.onnx_scope import Functions, Scope, opsets_of
+from lipaudit.formats.onnx_tensor import TensorReader
+from lipaudit.formats.source import Source, digest_of
+from lipaudit.formats.state_dict import ties
+from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.node import Graph
+
+# Since this version a listed initializer is a default that the caller may override.
+_IR_WITH_DEFAULTS = 4
+# Before this version a file stated no opset: there was only one.
+_IR_WITH_OPSETS = 3
+
+
+@register
+class OnnxFormat(AbstractFormat):
+    """An ONNX model of any opset since the first, with or without external data."""
+
+    name = "onnx"
+    suffixes = (".onnx",)
+
+    def recognizes(self, source: Source) -> bool:
+        """See `AbstractFormat.recognizes`; tried last, it also answers for its suffix.
+
+        A damaged file that nobody else knows then gets an error that says what is wrong.
+        """
+        return onnx_wire.resembles_model(source) or source.path.suffix == ".onnx"
+
+    def read(self, source: Source) -> Model:
+        """See `AbstractFormat.read`."""
+        skeleton = onnx_wire.skeleton(source)
+        tensors = TensorReader(source)
+        try:
+            proto = onnx.ModelProto.FromString(skeleton.data)
+            reader, graph = _read_graph(proto, tensors)
+        except DecodeError as error:
+            raise MalformedFile(
+                f"not a valid ONNX protobuf: {error}", slug="onnx-protobuf", path=str(source.path)
+            ) from error
+        external = tensors.external
+        files = (source.path, *external.paths.values())
+        return Model(
+            path=str(source.path),
+            format=self.name,
+            files=files,
+            tensors=reader.tensors,
+            graph=graph,
+            topology=Topology.STATED,
+            assumptions=tuple(_defaults(proto)),
+            notes=(*_notes(skeleton, external.hard_linked), *reader.notes),
+            ties=ties(reader.tensors),
+            digest=lambda: digest_of(files),
+        )
+
+    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+        """See `AbstractFormat.changed`."""
+        found = edits.by_file(model, patch)
+        main, *external = model.files
+        for path in external:
+            if Source(path).links > 1:
+                # Its other name may lie outside the folder: a copy would carry its bytes out.
+                raise WriteRefused(
+                    f"external file {path.name!r} is a hard link",
+                    slug="write-link",
+                    path=model.path,
+                )
+        return (
+            ChangedFile(main, "", found[main]),
+            *(ChangedFile(path, _relative(path, main), found[path]) for path in external),
+        )
+
+
+def _read_graph(proto: onnx.ModelProto, tensors: TensorReader) -> tuple[GraphReader, Graph]:
+    path = str(tensors.source.path)
+    if not proto.HasField("graph"):
+        raise MalformedFile("holds no graph", slug="onnx-graph", path=path)
+    functions = Functions(proto.functions, path)
+    functions.check_size(proto.graph)
+    reader = GraphReader(tensors, functions)
+    return reader, reader.graph(proto.graph, Scope(_opsets(proto, path)))
+
+
+def _opsets(proto: onnx.ModelProto, path: str) -> dict[str, int]:
+    opsets = opsets_of(proto.opset_import, path)
+    if proto.ir_version < _IR_WITH_OPSETS:
+        opsets.setdefault("", 1)
+    return opsets
+
+
+def _defaults(proto: onnx.ModelProto) -> list[str]:
+    """Name the tensors that are weights only as long as the caller gives no others."""
+    if proto.ir_version < _IR_WITH_DEFAULTS:
+        return []
+    stored = {tensor.name for tensor in proto.graph.initializer}
+    names = [value.name for value in proto.graph.input if value.name in stored]
+    if not names:
+        return []
+    shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return [f"overridable initializers taken at their stored value: {shown}"]
+
+
+def _notes(skeleton: onnx_wire.Skeleton, hard_linked: Sequence[str]) -> list[str]:
+    notes = [f"external file {name!r} is a hard link" for name in hard_linked]
+    if skeleton.has_training:
+        notes.append("training information ignored")
+    return notes
+
+
+def _relative(path: Path, main: Path) -> str:
+    """Return where an external file lies from the model: in its folder, or its real folder's."""
+    folders = [main.parent, main.resolve().parent]
+    inside = [path.relative_to(folder) for folder in folders if path.is_relative_to(folder)]
+    return str(min(inside, key=lambda name: len(name.parts)))

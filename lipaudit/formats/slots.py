@@ -1,0 +1,88 @@
+"""Slots read and written: from bytes in a file to a tensor, and back to edits."""
+
+import torch
+
+from lipaudit.errors import MalformedFile
+from lipaudit.formats.base import Edit
+from lipaudit.formats.source import Source
+from lipaudit.graph.constant import Constant, Slot
+
+
+def stored(name: str, slot: Slot, source: Source, *, scaled_by: str | None = None) -> Constant:
+    """Return the lazy constant whose values lie in a slot of an open file."""
+    check(slot, source, name)
+    return Constant(
+        name=name,
+        shape=slot.shape,
+        dtype=slot.dtype,
+        read=lambda: window(bytearray(source.read(slot.offset, slot.length)), slot),
+        sources=(name,),
+        slot=slot,
+        scaled_by=scaled_by or name,
+    )
+
+
+def check(slot: Slot, source: Source, name: str) -> None:
+    """Raise unless the slot lies in the file and the window in the slot, in Python integers."""
+    size = item_size(slot.dtype)
+    reach = slot.first + sum(
+        (count - 1) * stride for count, stride in zip(slot.shape, slot.strides, strict=True)
+    )
+    empty = 0 in slot.shape
+    problem = ""
+    if any(count < 0 for count in slot.shape):
+        problem = f"has a negative size in shape {list(slot.shape)}"
+    elif slot.first < 0 or any(stride < 0 for stride in slot.strides):
+        problem = "has a negative offset or stride"
+    elif slot.offset + slot.length > source.size:
+        problem = f"needs bytes up to {slot.offset + slot.length:,}, the file has {source.size:,}"
+    elif not empty and (reach + 1) * size > slot.length:
+        problem = f"reaches item {reach:,} of {slot.length // size:,}"
+    elif not empty and items(slot.shape) > slot.length // size:
+        problem = f"declares {items(slot.shape):,} items, the file stores {slot.length // size:,}"
+    if problem:
+        raise MalformedFile(
+            f"tensor {name!r} {problem}", slug="tensor-bounds", path=str(source.path)
+        )
+
+
+def window(storage: bytearray, slot: Slot) -> torch.Tensor:
+    """Lay the strided window over storage bytes; the tensor shares their memory."""
+    dtype = torch_dtype(slot.dtype)
+    if 0 in slot.shape or not storage:
+        return torch.zeros(slot.shape, dtype=dtype)
+    flat = torch.frombuffer(storage, dtype=dtype)
+    return torch.as_strided(flat, slot.shape, slot.strides, slot.first)
+
+
+def replacement(slot: Slot, source: Source, values: torch.Tensor) -> Edit:
+    """Return the edit that puts other values of the same shape and dtype into a slot."""
+    storage = bytearray(source.read(slot.offset, slot.length))
+    window(storage, slot).copy_(values)
+    return Edit(slot.offset, bytes(storage))
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """Return torch's type of that name; raise `TypeError` when torch has none."""
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype {name} not supported")
+    return dtype
+
+
+def item_size(name: str) -> int:
+    """Return the bytes of one item of that type."""
+    return torch_dtype(name).itemsize
+
+
+def items(shape: tuple[int, ...]) -> int:
+    """Return how many items a shape holds, in unbounded integers."""
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the strides of a tensor that is stored row after row without gaps."""
+    return tuple(items(shape[axis + 1 :]) for axis in range(len(shape)))

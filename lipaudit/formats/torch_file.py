@@ -1,0 +1,194 @@
+"""The files torch.save writes: zip archives (since 1.6), the legacy layout, TorchScript."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from lipaudit.errors import MalformedFile, UnsupportedFormat, WriteRefused
+from lipaudit.formats import edits, slots, state_dict
+from lipaudit.formats.base import AbstractFormat, ChangedFile, Edit, Patch, register
+from lipaudit.formats.dangerous import alarms
+from lipaudit.formats.pickle_guard import Pickled, unpickle
+from lipaudit.formats.source import Source
+from lipaudit.formats.torch_tensors import Materializer, Storage
+from lipaudit.formats.zip_archive import Archive
+from lipaudit.graph.model import Model
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_HEAD = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".model")
+_FIRST_BYTES = 64 << 20
+MAX_PICKLE = 1 << 30
+"""Bytes of one pickle: names and sizes of tensors, not their values."""
+
+
+@register
+class TorchZip(AbstractFormat):
+    """A zip with one pickle (data.pkl) and one member a storage."""
+
+    name: ClassVar[str] = "torch (zip)"
+    suffixes: ClassVar[tuple[str, ...]] = _SUFFIXES
+
+    def recognizes(self, source: Source) -> bool:
+        """Tell by the zip's first bytes; .pt2 is asked first and has no data.pkl."""
+        return source.head(4) == b"PK\x03\x04"
+
+    def read(self, source: Source) -> Model:
+        """Walk data.pkl and lay the tensors over the members."""
+        archive = Archive.open(source)
+        path = str(source.path)
+        order = archive.members.get("byteorder")
+        if order is not None and archive.read("byteorder").strip() != b"little":
+            raise MalformedFile(
+                "big-endian storages are not supported", slug="byteorder", path=path
+            )
+        if "data.pkl" not in archive.members:
+            raise _not_torch(archive)
+        pickled = unpickle(archive.read("data.pkl"), path=path)
+
+        def shelf(dtype: str, key: str, items: int) -> Storage:
+            member = archive.members.get(f"data/{key}")
+            size = slots.item_size(dtype) * items
+            if member is None:
+                raise MalformedFile(f"zip has no member data/{key}", slug="zip", path=path)
+            if member.length != size:
+                raise MalformedFile(
+                    f"data/{key} has {member.length:,} bytes, the pickle claims {size:,}",
+                    slug="storage-size",
+                    path=path,
+                )
+            return Storage(dtype, member.offset, member.length)
+
+        tree = Materializer(source, shelf).walk(pickled.value)
+        script = "constants.pkl" in archive.members
+        return state_dict.assemble(
+            tree,
+            path=path,
+            format="TorchScript" if script else self.name,
+            source=source,
+            alarms=alarms(pickled),
+            notes=(_SCRIPT_NOTE,) if script else (),
+            may_assume=not script,
+        )
+
+    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+        """Replace the members' bytes and their checksums."""
+        source = _writable(model)
+        archive = Archive.open(source)
+        owners = {member.offset: name for name, member in archive.members.items() if member.length}
+        found: list[Edit] = []
+        for edit in edits.by_file(model, patch)[source.path]:
+            found += archive.edits(owners[edit.offset], edit.data)
+        return (ChangedFile(source.path, "", tuple(found)),)
+
+
+@register
+class TorchLegacy(AbstractFormat):
+    """The layout before torch 1.6: pickles in a row, then the raw storages."""
+
+    name: ClassVar[str] = "torch (legacy)"
+    suffixes: ClassVar[tuple[str, ...]] = _SUFFIXES
+
+    def recognizes(self, source: Source) -> bool:
+        """Tell by the magic number that the first pickle holds."""
+        return _LEGACY_HEAD in source.head(32)
+
+    def read(self, source: Source) -> Model:
+        """Walk the five pickles, then work out where each storage lies."""
+        path = str(source.path)
+        pickles = _legacy_pickles(source)
+        keys = pickles[4].value
+        if pickles[0].value != _LEGACY_MAGIC or not isinstance(keys, list):
+            raise MalformedFile("legacy header is damaged", slug="torch-legacy", path=path)
+        types: dict[str, tuple[str, int]] = {}
+
+        def note(dtype: str, key: str, items: int) -> Storage:
+            types[key] = (dtype, items)
+            return Storage(dtype, 0, source.size)
+
+        Materializer(source, note).walk(pickles[3].value)
+        places = _legacy_places(source, pickles[4].end, [str(key) for key in keys], types)
+
+        def placed(_dtype: str, key: str, _items: int) -> Storage:
+            if key not in places:
+                raise MalformedFile(f"storage {key} is missing", slug="storage-size", path=path)
+            return places[key]
+
+        tree = Materializer(source, placed).walk(pickles[3].value)
+        return state_dict.assemble(
+            tree, path=path, format=self.name, source=source, alarms=alarms(*pickles)
+        )
+
+    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+        """Replace the bytes of the storages; the layout has no checksums."""
+        source = _writable(model)
+        return (ChangedFile(source.path, "", edits.by_file(model, patch)[source.path]),)
+
+
+_SCRIPT_NOTE = "TorchScript graph not read; export to .pt2 or ONNX for a bound"
+
+
+def _not_torch(archive: Archive) -> UnsupportedFormat:
+    names = list(archive.members)
+    what = "zip without data.pkl"
+    if names and all(name.endswith(".npy") for name in names):
+        what = "NumPy archive (npz)"
+    return UnsupportedFormat(
+        f"{what}, not a model", slug="unsupported-format", path=str(archive.source.path)
+    )
+
+
+def _legacy_pickles(source: Source) -> list[Pickled]:
+    """Walk magic number, protocol, system, value and storage keys."""
+    path = str(source.path)
+    length = min(source.size, _FIRST_BYTES)
+    while True:
+        data = source.read(0, length)
+        found: list[Pickled] = []
+        try:
+            for _ in range(5):
+                found.append(unpickle(data, start=found[-1].end if found else 0, path=path))
+        except MalformedFile:
+            if length == min(source.size, MAX_PICKLE):
+                raise
+            length = min(source.size, MAX_PICKLE)
+            continue
+        return found
+
+
+def _legacy_places(
+    source: Source, start: int, keys: list[str], types: dict[str, tuple[str, int]]
+) -> dict[str, Storage]:
+    """Each storage is its number of items in eight bytes, then the items."""
+    path = str(source.path)
+    places: dict[str, Storage] = {}
+    for key in keys:
+        if key not in types:
+            raise MalformedFile(
+                f"storage {key} belongs to no tensor", slug="torch-legacy", path=path
+            )
+        dtype, claimed = types[key]
+        items = int.from_bytes(source.read(start, 8), "little", signed=True)
+        if items < claimed:
+            raise MalformedFile(
+                f"storage {key} has {items:,} items, the pickle claims {claimed:,}",
+                slug="storage-size",
+                path=path,
+            )
+        length = items * slots.item_size(dtype)
+        if start + 8 + length > source.size:
+            raise MalformedFile(f"storage {key} is cut short", slug="truncated", path=path)
+        places[key] = Storage(dtype, start + 8, length)
+        start += 8 + length
+    return places
+
+
+def _writable(model: Model) -> Source:
+    """Open the one file of a model that may be copied with edits."""
+    if model.alarms:
+        raise WriteRefused(
+            "holds a pickle made to run code, which a copy would pass on",
+            slug="write-alarm",
+            path=model.path,
+            hint="clip a safetensors export instead",
+        )
+    return Source(model.files[0])

@@ -1,0 +1,143 @@
+"""Writing: whole or not at all, never over the input, never over another file unasked."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lipaudit.errors import WriteRefused
+from lipaudit.formats.atomic import staged
+from lipaudit.formats.base import ChangedFile, Edit
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    path = tmp_path / "in.bin"
+    path.write_bytes(bytes(range(100)))
+    return path
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def write(original: Path, target: Path, *, force: bool = False, name: str = "") -> None:
+    edits = (Edit(3, b"abc"), Edit(98, b"zz"))
+    with staged(target, originals=[original], force=force) as stage:
+        stage.write([ChangedFile(original, name, edits)])
+        stage.commit(originals=[original], force=force)
+
+
+def test_the_copy_differs_only_in_the_edits(original: Path) -> None:
+    target = original.with_name("out.bin")
+    write(original, target)
+    expected = bytearray(range(100))
+    expected[3:6], expected[98:100] = b"abc", b"zz"
+    assert target.read_bytes() == bytes(expected)
+    assert original.read_bytes() == bytes(range(100))
+    assert sorted(snapshot(original.parent)) == ["in.bin", "out.bin"]
+
+
+def test_an_existing_file_needs_force(original: Path) -> None:
+    target = original.with_name("out.bin")
+    target.write_bytes(b"old")
+    with pytest.raises(WriteRefused, match="exists already"):
+        write(original, target)
+    assert target.read_bytes() == b"old"
+    write(original, target, force=True)
+    assert target.read_bytes()[3:6] == b"abc"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_input_is_never_the_output(original: Path, *, force: bool) -> None:
+    link = original.with_name("link.bin")
+    link.symlink_to(original)
+    for target in (original, link):
+        with pytest.raises(WriteRefused, match="is the input itself"):
+            write(original, target, force=force)
+    assert original.read_bytes() == bytes(range(100))
+
+
+def test_a_missing_folder_is_named(original: Path) -> None:
+    with pytest.raises(WriteRefused, match="no such folder"):
+        write(original, original.parent / "nowhere" / "out.bin")
+
+
+def test_a_target_that_is_a_folder_is_refused(original: Path) -> None:
+    folder = original.parent / "sub"
+    folder.mkdir()
+    with pytest.raises(WriteRefused):
+        write(original, folder, force=True)
+
+
+def test_nothing_is_left_when_the_caller_fails(original: Path) -> None:
+    before = snapshot(original.parent)
+    target = original.with_name("out.bin")
+
+    def interrupted() -> None:
+        with staged(target, originals=[original], force=False) as stage:
+            stage.write([ChangedFile(original, "", ())])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert snapshot(original.parent) == before
+    assert [path.name for path in original.parent.iterdir()] == ["in.bin"]
+
+
+def test_a_dry_run_leaves_the_target_folder_alone(original: Path) -> None:
+    target = original.parent / "nowhere" / "out.bin"
+    with staged(target, originals=[original], force=False, may_write=False) as stage:
+        stage.write([ChangedFile(original, "", (Edit(0, b"X"),))])
+        assert stage.main.read_bytes()[:1] == b"X"
+    assert [path.name for path in original.parent.iterdir()] == ["in.bin"]
+
+
+def test_half_an_output_is_never_placed(original: Path) -> None:
+    sidecar = original.with_name("weights.bin")
+    sidecar.write_bytes(b"0123456789")
+    folder = original.parent / "out"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"somebody else's")
+    target = folder / "model.onnx"
+
+    def write_both() -> None:
+        with staged(target, originals=[original, sidecar], force=False) as stage:
+            stage.write([ChangedFile(original, "", ()), ChangedFile(sidecar, "weights.bin", ())])
+            stage.commit(originals=[original, sidecar], force=False)
+
+    with pytest.raises(WriteRefused, match="exists already"):
+        write_both()
+    assert snapshot(folder) == {"weights.bin": b"somebody else's"}
+
+
+def test_a_folder_appears_whole(original: Path) -> None:
+    target = original.parent / "copy"
+    write(original, target, name="shard-1.bin")
+    assert list(snapshot(target)) == ["shard-1.bin"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteRefused, match="No space left"):
+        write(original, original.with_name("out.bin"))
+    assert [path.name for path in original.parent.iterdir()] == ["in.bin"]
+
+
+def test_file_mode_follows_the_umask(original: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        target = original.with_name("out.bin")
+        write(original, target)
+        assert target.stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(old)
