@@ -1,0 +1,56 @@
+"""`lipaudit` and `python -m lipaudit`: run the command line, turn every end into an exit code."""
+
+import signal
+import sys
+import traceback
+
+import typer
+
+from lipaudit.cli import app, streams
+from lipaudit.errors import ExitCode, LipauditError, UsageError
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as done:
+        code = done.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return int(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        return streams.silence_broken_pipe()
+    except LipauditError as error:
+        streams.complain(error)
+        return int(error.exit_code)
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        return _unexpected(error)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return streams.silence_broken_pipe()
+    return code if isinstance(code, int) else int(ExitCode.OK)
+
+
+def _unexpected(error: Exception) -> int:
+    message = getattr(error, "format_message", None)
+    if message is not None:  # click's usage errors say what is wrong with the command line
+        streams.complain(UsageError(message(), slug="usage", hint="see --help"))
+        return int(ExitCode.ERROR)
+    traceback.print_exc()
+    sys.stderr.write("lipaudit: internal error: this is a bug in lipaudit; please report it\n")
+    return int(ExitCode.ERROR)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    # As on Ctrl-C: hidden folders are taken away on the way out.
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

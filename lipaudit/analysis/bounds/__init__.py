@@ -1,0 +1,1 @@
+"""Bounds of a whole network: one file a method."""

@@ -1,0 +1,93 @@
+"""The two bounds that multiply gains along the graph: `product` and `graph`.
+
+Both hold for the difference of all inputs at once: if output o moves by at most L_oi |d_i|
+when input i moves by d_i, then |d_o| <= Σ_i L_oi |d_i| <= √(Σ_i L_oi²) |d|, and over several
+outputs the root of the sum of squares again.
+"""
+
+from typing import ClassVar
+
+from lipaudit.analysis.bounds.base import AbstractBound, Question, register
+from lipaudit.analysis.layerwise import kind, title
+from lipaudit.analysis.propagate import Flow, Rule, flow, largest_times_own, summed
+from lipaudit.enclosure import Enclosure, root_sum_of_squares
+from lipaudit.layers.base import Gain
+from lipaudit.results import Bound, Factor, Measure
+
+
+@register
+class Product(AbstractBound):
+    """The classical bound: norms multiplied along the longest path, each merge one factor."""
+
+    name: ClassVar[str] = "product"
+    summary: ClassVar[str] = "product of the layers' norms (Szegedy et al. 2014)"
+
+    def bound(self, question: Question) -> Bound:
+        """Propagate with the longest-path rule."""
+        return _propagated(question, self.name, largest_times_own)
+
+
+@register
+class GraphSum(AbstractBound):
+    """The bound of the graph: branches add up, concatenated ones as the root of squares."""
+
+    name: ClassVar[str] = "graph"
+    summary: ClassVar[str] = "sum over the branches of the graph (Gouk et al. 2021)"
+
+    def bound(self, question: Question) -> Bound:
+        """Propagate with the sum rule."""
+        return _propagated(question, self.name, summed)
+
+
+def _propagated(question: Question, name: str, rule: Rule) -> Bound:
+    network = question.network
+    flows = [flow(network, source, question.gains, rule) for source in question.sources]
+    whole = root_sum_of_squares(_joint(flows, target) for target in question.targets)
+    assumptions = [
+        *question.assumptions,
+        *(text for gain in question.gains if isinstance(gain, Gain) for text in gain.assumptions),
+    ]
+    return Bound(
+        method=name,
+        measure=Measure.of(whole, name),
+        assumptions=tuple(dict.fromkeys(assumptions)),
+        factors=_factors(question, flows, rule),
+        reasons=() if whole.is_finite else _reasons(question, flows),
+    )
+
+
+def _joint(flows: list[Flow], edge: str) -> Enclosure:
+    return root_sum_of_squares(one.edges.get(edge, Enclosure.exactly(0)) for one in flows)
+
+
+def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor, ...]:
+    """Return every node on the way, with its own stretch when all its signals move at once."""
+    factors = []
+    for step, gain in zip(question.network.steps, question.gains, strict=True):
+        running = _joint(flows, step.node.outputs[0]) if step.node.outputs else None
+        if running is None or running.is_zero:
+            continue
+        if isinstance(gain, Gain):
+            own = Measure.of(rule(gain, [Enclosure.exactly(1)] * len(gain.factors)), gain.method)
+        else:
+            own = Measure.of(Enclosure.unknown(), gain.reason)
+        factors.append(
+            Factor(title(step), kind(step), own, Measure.of(running, question_of(step.node.origin)))
+        )
+    return tuple(factors)
+
+
+def question_of(origin: tuple[str, ...]) -> str:
+    """Name the file's own nodes behind a step, when a rewrite merged several."""
+    return " + ".join(origin) if len(origin) > 1 else ""
+
+
+def _reasons(question: Question, flows: list[Flow]) -> tuple[str, ...]:
+    """Say which nodes stop the bound: those that a finite stretch enters and none leaves."""
+    steps = question.network.steps
+    found = {
+        number: f"{kind(steps[number])} {title(steps[number])!r}: {reason}"
+        for one in flows
+        for number, reason in one.blocked.items()
+    }
+    return tuple(found[number] for number in sorted(found))

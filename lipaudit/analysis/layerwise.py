@@ -1,0 +1,211 @@
+"""Layerwise: every layer with a weight, measured one at a time."""
+
+import fnmatch
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from lipaudit.device import Compute
+from lipaudit.enclosure import Enclosure, Rigor
+from lipaudit.errors import LipauditError
+from lipaudit.graph.constant import Constant
+from lipaudit.layers.base import AbstractLinearLayer
+from lipaudit.layers.network import Network, Step
+from lipaudit.operators.base import Norm
+from lipaudit.operators.spectrum import Spectrum
+from lipaudit.results import LayerResult, Measure, Skipped, SpectrumSummary
+
+Progress = Callable[[str, int, int], None]
+"""Called with (layer name, how many are done, how many there are)."""
+
+_WEIGHT = ".weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One linear step with its numbers, or the reason why there are none."""
+
+    step: Step
+    norm: Norm | None
+    result: LayerResult | Skipped
+
+
+def measure(
+    network: Network,
+    compute: Compute,
+    *,
+    only: str | None = None,
+    ties: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Measured, ...]:
+    """Measure the linear layers whose name matches the glob `only` (None: all)."""
+    steps = [
+        (step, step.layer)
+        for step in network.steps
+        if isinstance(step.layer, AbstractLinearLayer) and matches(title(step), only)
+    ]
+    measured = []
+    for count, (step, layer) in enumerate(steps):
+        if progress is not None:
+            progress(title(step), count, len(steps))
+        measured.append(_measure(network, step, layer, compute))
+    if progress is not None and steps:
+        progress("", len(steps), len(steps))
+    return _with_shares(_with_ties(measured, ties or {}))
+
+
+def title(step: Step) -> str:
+    """Return the name a person knows the layer by: its place in the code, if the file tells.
+
+    Exporters call nodes `node_conv2d_3` and their weights `block1.conv2.weight`; the second is
+    the name in the source code.
+    """
+    if isinstance(step.layer, AbstractLinearLayer):
+        key = next(iter(step.layer.weights()[0].sources), "")
+        if key.endswith(_WEIGHT) and "." in key and "/" not in key and not step.node.sources:
+            return key.removesuffix(_WEIGHT)
+    return step.node.name or next(iter(step.node.outputs), step.node.op)
+
+
+def kind(step: Step) -> str:
+    """Return the kind of layer: the operation, with the dimension for convolutions."""
+    if isinstance(step.layer, AbstractLinearLayer) and step.node.op.startswith("Conv"):
+        return f"{step.node.op}{len(step.layer.weights()[0].shape) - 2}d"
+    return step.node.op
+
+
+def matches(name: str, glob: str | None) -> bool:
+    """Tell whether a layer is meant by a glob; any of several, split at commas."""
+    return glob is None or any(fnmatch.fnmatchcase(name, part) for part in glob.split(","))
+
+
+def _measure(
+    network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute
+) -> Measured:
+    weights = layer.weights()
+    try:
+        problem = non_finite([*weights, *step.constants.values()])
+        if problem:
+            return _unmeasured(step, "non-finite", problem)
+        shape = network.signal_shapes(step)[0] if step.signals else None
+        operator = layer.operator(shape, compute)
+        norm = _widened(operator.norm(), weights[0])
+        spectrum = operator.spectrum() if compute.full_spectra else None
+    except LipauditError as error:
+        return _unmeasured(step, error.slug, error.cause)
+    except TypeError as error:  # a dtype that torch has no name for
+        return _unmeasured(step, "dtype", str(error))
+    result = LayerResult(
+        name=title(step),
+        kind=kind(step),
+        tensors=tuple(dict.fromkeys(key for weight in weights for key in weight.sources)),
+        shape=weights[0].shape,
+        dtype=weights[0].dtype,
+        parameters=sum(weight.items for weight in weights),
+        geometry=dict(layer.geometry()),
+        in_shape=operator.in_shape,
+        out_shape=operator.out_shape,
+        norm=Measure.of(norm.enclosure, norm.method),
+        reshaped_norm=operator.reshaped_norm(),
+        frobenius=operator.frobenius(),
+        spectrum=_summary(spectrum) if spectrum is not None else None,
+    )
+    return Measured(step, norm, result)
+
+
+def _unmeasured(step: Step, slug: str, reason: str) -> Measured:
+    return Measured(step, None, Skipped(title(step), kind(step), slug, reason))
+
+
+def non_finite(constants: Sequence[Constant], *, infinity: bool = True) -> str:
+    """Name the first constant with NaN (or infinite) values, before LAPACK sees it; "" for none.
+
+    A NaN anywhere makes the whole function NaN. Infinities are honest in attention masks, so
+    that only weights and biases must be without them.
+    """
+    for weight in constants:
+        values = weight.read()
+        if not values.is_floating_point():
+            continue
+        nan = torch.isnan(values.to(torch.float64))
+        unfit = nan | torch.isinf(values.to(torch.float64)) if infinity else nan
+        if bool(unfit.any()):
+            nans, bad = int(nan.sum()), int(unfit.sum())
+            what = "NaN" if nans == bad else "infinite" if nans == 0 else "NaN or infinite"
+            return f"{weight.name!r}: {bad:,} of {weight.items:,} values are {what}"
+    return ""
+
+
+def _widened(norm: Norm, weight: Constant) -> Norm:
+    """Let the enclosure cover the rounding of a weight that was computed, not stored.
+
+    If every entry is off by at most ε relatively, the operator is off by a convolution whose
+    taps E_p have |E_p| <= ε|K_p|; its norm is at most Σ_p ‖E_p‖_F <= ε √taps ‖K‖_F.
+    Without such an ε (the weight is a sum that was folded) nothing is proved.
+    """
+    if weight.entry_error == 0:
+        return norm
+    if math.isinf(weight.entry_error):
+        known = norm.enclosure
+        least = min(known.rigor, Rigor.NUMERICAL)
+        return replace(norm, enclosure=Enclosure(known.lo, known.hi, least))
+    taps = math.prod(weight.shape[2:])
+    values = weight.values().abs()
+    # Σ|w| >= ‖K‖_F, and the factor 2 covers its own rounding and ε relative to the computed.
+    slack = Enclosure.exactly(2 * weight.entry_error * taps).times(
+        Enclosure.exactly(float(values.sum()))
+    )
+    return replace(norm, enclosure=norm.enclosure.widened(slack))
+
+
+def _summary(spectrum: Spectrum) -> SpectrumSummary:
+    count = min(spectrum.rows, spectrum.columns)
+    values = spectrum.values
+    steps = np.linspace(0, max(values.size - 1, 0), 11).round().astype(int)
+    return SpectrumSummary(
+        count=count,
+        complete=values.size == count,
+        of=spectrum.of,
+        rigor=spectrum.rigor,
+        radius=spectrum.radius,
+        method=spectrum.method,
+        stable_rank=spectrum.stable_rank,
+        entropy_rank=spectrum.entropy_rank,
+        numerical_rank=spectrum.numerical_rank,
+        tolerance=spectrum.tolerance,
+        at_least_one=spectrum.count_at_least(1.0),
+        quantiles=tuple(float(values[step]) for step in steps) if values.size else (),
+    )
+
+
+def _with_ties(measured: Sequence[Measured], ties: Mapping[str, str]) -> Iterator[Measured]:
+    """Mark every layer whose main weight is stored once and used before."""
+    owners: dict[str, str] = {}
+    for item in measured:
+        result = item.result
+        if isinstance(result, LayerResult) and result.tensors:
+            key = ties.get(result.tensors[0], result.tensors[0])
+            owner = owners.setdefault(key, result.name)
+            if owner != result.name:
+                yield replace(item, result=replace(result, tied_with=owner))
+                continue
+        yield item
+
+
+def _with_shares(measured: Iterator[Measured]) -> tuple[Measured, ...]:
+    """Add each layer's share of the log of the product of all norms."""
+    items = tuple(measured)
+    logs = [
+        item.result.norm.log10_upper if isinstance(item.result, LayerResult) else math.nan
+        for item in items
+    ]
+    total = sum(abs(log) for log in logs if math.isfinite(log))
+    return tuple(
+        replace(item, result=replace(item.result, log_share=log / total))
+        if isinstance(item.result, LayerResult) and math.isfinite(log) and total > 0
+        else item
+        for item, log in zip(items, logs, strict=True)
+    )

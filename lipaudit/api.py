@@ -1,0 +1,167 @@
+"""The whole program on one page: load -> audit -> judge -> render, and plan_clip -> save.
+
+Every function takes a path (a file or a folder), a live `torch.nn.Module`, or a `Model` that
+was loaded before. Nothing here prints, exits, or writes a file, except `clip`, which writes
+the one it is told to.
+"""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from lipaudit import device as devices
+from lipaudit.analysis import audit, clipping, shapes
+from lipaudit.analysis.layerwise import Measured, Progress
+from lipaudit.analysis.shapes import InputShape
+from lipaudit.errors import NotCertified
+from lipaudit.formats import atomic, detect, live
+from lipaudit.graph.model import Model
+from lipaudit.results import ClipReport, Report, Skipped, Tool
+from lipaudit.version import __version__
+
+Source = str | Path | torch.nn.Module | Model
+_ATTEMPTS = 12
+
+
+def load(source: Source, *, input_shape: InputShape = None, model: str | None = None) -> Model:
+    """Read a checkpoint into a `Model`: every tensor by name, unread, and the layer graph.
+
+    `model` names a factory `pkg.mod:name` whose module gives a bare checkpoint its graph; only
+    then code is run, and it is the user's own.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, torch.nn.Module):
+        return live.from_module(source, shapes.with_batch(input_shape))
+    checkpoint = detect.read_model(str(source))
+    if model is None:
+        return checkpoint
+    return live.from_factory(model, checkpoint, shapes.with_batch(input_shape))
+
+
+def inspect(
+    *sources: Source,
+    input_shape: InputShape = None,
+    model: str | None = None,
+    layers: str | None = None,
+    spectra: bool = True,
+    device: str = "auto",
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure every layer with a weight: norm, spectrum, ranks. `layers` is a glob of names."""
+    compute = _compute(device, max_memory, spectra=spectra)
+    return Report(
+        tool=_tool(compute),
+        models=tuple(
+            audit.inspect(
+                load(source, input_shape=input_shape, model=model),
+                compute,
+                input_shape=input_shape,
+                only=layers,
+                progress=progress,
+            )
+            for source in sources
+        ),
+    )
+
+
+def bound(
+    *sources: Source,
+    input_shape: InputShape = None,
+    model: str | None = None,
+    device: str = "auto",
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Bound the Lipschitz constant (ℓ2) of the whole network; includes the layers' norms."""
+    compute = _compute(device, max_memory, spectra=False)
+    return Report(
+        tool=_tool(compute),
+        models=tuple(
+            audit.bound(
+                load(source, input_shape=input_shape, model=model),
+                compute,
+                input_shape=input_shape,
+                progress=progress,
+            )
+            for source in sources
+        ),
+    )
+
+
+def clip(
+    source: str | Path | Model,
+    *,
+    to: float,
+    output: str | Path,
+    layers: str | None = None,
+    input_shape: InputShape = None,
+    model: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> ClipReport:
+    """Write a copy of the checkpoint in which every layer's proved norm is at most `to`.
+
+    The copy is staged, read back and measured; only if every clipped layer is then proved to
+    meet the limit does it take its place. With `dry_run` it is measured and thrown away.
+    """
+    clipping.check_limit(to)
+    compute = _compute(device, max_memory, spectra=False)
+    checkpoint = load(source, input_shape=input_shape, model=model)
+    form = detect.format_of(checkpoint)
+    target = Path(output)
+
+    def measure(candidate: Model) -> tuple[Measured, ...]:
+        return audit.measure(
+            candidate, compute, input_shape=input_shape, only=layers, progress=progress
+        )
+
+    before = measure(checkpoint)
+    plan = clipping.plan(checkpoint, before, to)
+    with atomic.staged(
+        target, originals=checkpoint.files, force=force, may_write=not dry_run
+    ) as stage:
+        for attempt in range(_ATTEMPTS):
+            stage.write(form.changed(checkpoint, clipping.patch(checkpoint, plan)))
+            after = measure(load(stage.main, input_shape=input_shape, model=model))
+            if clipping.holds(plan, after):
+                break
+            plan = clipping.tightened(plan, after, attempt)
+        else:
+            raise NotCertified(
+                f"no scaling within the file's dtype was proved to meet {to:g}",
+                slug="clip-dtype",
+                path=checkpoint.path,
+            )
+        if not dry_run:
+            stage.commit(originals=checkpoint.files, force=force)
+    return ClipReport(
+        path=checkpoint.path,
+        output=str(target),
+        limit=to,
+        method="scale",
+        changes=clipping.changes(plan, before, after),
+        skipped=tuple(Skipped(u.name, u.kind, u.slug, u.reason) for u in checkpoint.unread),
+        notes=checkpoint.notes,
+        written=not dry_run,
+    )
+
+
+def _compute(device: str, max_memory: int | None, *, spectra: bool) -> devices.Compute:
+    budget = devices.DEFAULT_MEMORY if max_memory is None else max_memory
+    return devices.choose(device, max_memory=budget, full_spectra=spectra)
+
+
+def _tool(compute: devices.Compute) -> Tool:
+    libraries = {name: metadata.version(name) for name in ("torch", "numpy", "onnx", "safetensors")}
+    return Tool(
+        version=__version__,
+        libraries={"python": platform.python_version(), **libraries},
+        device=str(compute.device),
+    )

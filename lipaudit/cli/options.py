@@ -1,0 +1,73 @@
+"""Options that several commands share, and how their text is read."""
+
+import math
+import re
+from typing import Annotated
+
+import typer
+
+from lipaudit.errors import UsageError
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Model files or folders.")]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="[NAME=]3x32x32",
+        help="Shape of an input, without or with the batch axis. Repeat for several inputs.",
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PKG.MOD:FACTORY",
+        help="Your function that returns the module: gives a bare checkpoint its layer graph. "
+        "This runs your code, never the file's.",
+    ),
+]
+Layers = Annotated[
+    str | None, typer.Option(metavar="GLOB", help="Only layers of these names, as in 'conv*,fc'.")
+]
+Format = Annotated[str, typer.Option("-f", "--format", metavar="table|json", help="Output format.")]
+Output = Annotated[
+    str | None, typer.Option("-o", "--output", metavar="FILE", help="Write the report here.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output file.")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to compute.")]
+Memory = Annotated[
+    str | None, typer.Option("--max-memory", metavar="2G", help="Work space for one layer.")
+]
+
+
+def input_shape(texts: list[str] | None) -> dict[str, str] | None:
+    """Read `3x32x32` and `name=3x32x32`; the unnamed one stands under ""."""
+    if not texts:
+        return None
+    shapes: dict[str, str] = {}
+    for text in texts:
+        name, _, shape = text.rpartition("=")
+        if name in shapes:
+            raise UsageError(
+                "two shapes for one input", slug="input-name", hint="name them, as in NAME=3x32x32"
+            )
+        shapes[name] = shape
+    return shapes
+
+
+def memory(text: str | None) -> int | None:
+    """Read `500M` or `2GB` as bytes."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
+    if found is None or float(found[1]) <= 0:
+        raise UsageError(f"{text!r} is no amount of memory", slug="memory", hint="write it like 2G")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def limit(value: float | None, name: str) -> float | None:
+    """Check that a limit is a number one can hold something against."""
+    if value is not None and not (value >= 0 and math.isfinite(value)):
+        raise UsageError(f"{name} {value} is no limit", slug="limit", hint="give a number >= 0")
+    return value

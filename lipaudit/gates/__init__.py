@@ -1,0 +1,1 @@
+"""Gates: Report -> Verdict. One record a rule; nothing here computes a norm."""

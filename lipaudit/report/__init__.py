@@ -1,0 +1,1 @@
+"""Reports: (Report, Verdict) -> text, pure functions, one file a format."""

@@ -1,0 +1,366 @@
+"""The table: the report as a person reads it in a terminal."""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lipaudit.enclosure import Rigor
+from lipaudit.report import numbers
+from lipaudit.report.base import Canvas, Choice, Reporter, register
+from lipaudit.report.text import safe, short
+from lipaudit.results import (
+    Bound,
+    Change,
+    ClipReport,
+    Factor,
+    Headline,
+    LayerResult,
+    Measure,
+    ModelReport,
+    Report,
+    Skipped,
+    Verdict,
+)
+
+_MARKS = {Rigor.PROVED: "", Rigor.NUMERICAL: "~", Rigor.ESTIMATED: "?"}
+_LEGEND = {
+    Rigor.NUMERICAL: "~ computed in floating point, not proved",
+    Rigor.ESTIMATED: "? estimated",
+}
+_BAR_WIDTH = 8
+_GAP = 3  # padding on both sides and the separator
+_NARROW = 60
+_SHOWN_SKIPS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the layer table; those that matter least go first when room is short."""
+
+    title: str
+    cell: Callable[[LayerResult], str]
+    priority: int
+    right: bool = True
+
+
+_COLUMNS = (
+    Column("layer", lambda x: x.name, 0, right=False),
+    Column("kind", lambda x: x.kind, 2, right=False),
+    Column("shape", lambda x: numbers.shape(x.shape), 3),
+    Column("geometry", lambda x: " ".join(_geometry(x)), 7, right=False),
+    Column("σ_max ≤", lambda x: _upper(x.norm), 0),
+    Column("≥", lambda x: _lower(x.norm), 5),
+    Column("reshaped", lambda x: numbers.nearest(x.reshaped_norm), 6),
+    Column("‖·‖_F", lambda x: numbers.nearest(x.frobenius), 10),
+    Column("stable", lambda x: _rank(x, "stable"), 8),
+    Column("entropy", lambda x: _rank(x, "entropy"), 9),
+    Column("rank", lambda x: _rank(x, "numerical"), 4),
+    Column("σ≥1", lambda x: _rank(x, "one"), 11),
+    Column("share", lambda x: numbers.percent(x.log_share), 1),
+)
+
+
+def audit(report: Report, verdict: Verdict, canvas: Canvas, choice: Choice) -> str:
+    """Draw the report of an audit."""
+    page = _Page(canvas)
+    for model in report.models:
+        _draw_model(page, model, choice)
+    _draw_verdict(page, verdict)
+    return page.text()
+
+
+def clip(report: ClipReport, canvas: Canvas) -> str:
+    """Draw what clipping did."""
+    page = _Page(canvas)
+    page.say(f"{safe(report.path)} -> {safe(report.output)}", bold=True)
+    touched = [change for change in report.changes if change.tensors]
+    page.say(f"clipped {len(touched)} of {len(report.changes)} layers to {report.limit:g}")
+    rows = [_change_row(change) for change in report.changes]
+    page.table(("layer", "before ≤", "after ≤", "change", ""), rows, right={1, 2, 3})
+    _draw_skips(page, report.skipped)
+    for note in report.notes:
+        page.say(f"note: {safe(note)}")
+    if report.written:
+        page.say("read back: every clipped layer is proved to meet the limit")
+    else:
+        page.say("dry run: nothing was written")
+    return page.text()
+
+
+class _Page:
+    """Collects lines and tables, drawn for one canvas."""
+
+    def __init__(self, canvas: Canvas) -> None:
+        self.canvas = canvas
+        self._out = io.StringIO()
+        self._console = Console(
+            file=self._out,
+            width=max(canvas.width, 20),
+            force_terminal=canvas.colour,
+            color_system="standard" if canvas.colour else None,
+            no_color=not canvas.colour,
+            highlight=False,
+            emoji=False,
+            markup=False,
+        )
+
+    def say(self, text: str, *, bold: bool = False) -> None:
+        """Add a paragraph."""
+        self._console.print(Text(text, style="bold" if bold else ""))
+
+    def gap(self) -> None:
+        """Add an empty line."""
+        self._console.print()
+
+    def table(
+        self, titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: set[int]
+    ) -> None:
+        """Add a table."""
+        style = box.SIMPLE_HEAD if self.canvas.unicode else box.ASCII2
+        drawn = Table(box=style, pad_edge=False, show_edge=False, padding=(0, 1))
+        for at, title in enumerate(titles):
+            drawn.add_column(
+                Text(title),
+                justify="right" if at in right else "left",
+                overflow="fold",
+                no_wrap=at != len(titles) - 1,
+            )
+        for row in rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        self._console.print(drawn)
+
+    def text(self) -> str:
+        """Return everything drawn; without Unicode, in ASCII that says the same."""
+        drawn = "\n".join(line.rstrip() for line in self._out.getvalue().splitlines()) + "\n"
+        return drawn if self.canvas.unicode else _in_ascii(drawn)
+
+
+_ASCII = str.maketrans(
+    {"σ": "sigma", "≤": "<=", "≥": ">=", "‖": "|", "·": ".", "×": "x", "√": "sqrt", "Σ": "sum"}
+    | {"█": "#", "─": "-", "α": "alpha", "γ": "gamma", "ε": "eps", "θ": "theta", "π": "pi"}
+)
+
+
+def _in_ascii(text: str) -> str:
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def _draw_model(page: _Page, model: ModelReport, choice: Choice) -> None:
+    page.say(safe(model.path), bold=True)
+    parameters = sum(layer.parameters for layer in model.layers if not layer.tied_with)
+    page.say(
+        f"{model.format}, {len(model.layers)} layers measured, "
+        f"{numbers.count(parameters)} parameters, layer graph {model.topology}"
+    )
+    shapes = ", ".join(f"{safe(name)} {numbers.shape(s)}" for name, s in model.input_shapes.items())
+    source = {"file": "from the file", "command line": "as asked"}.get(model.input_shape_source, "")
+    page.say(f"input: {shapes} ({source})" if shapes else "input: any size")
+    for alarm in model.alarms:
+        page.say(f"DANGER: its pickle {safe(alarm)}; lipaudit ran nothing", bold=True)
+    if model.bound is not None:
+        _draw_bound(page, model, model.bound)
+    else:
+        _draw_layers(page, model, choice)
+    _draw_skips(page, model.skipped)
+    for note in model.notes:
+        page.say(f"note: {safe(note)}")
+    page.gap()
+
+
+def _draw_layers(page: _Page, model: ModelReport, choice: Choice) -> None:
+    layers = _chosen(model.layers, choice)
+    if not layers:
+        return
+    columns = _fitting(page.canvas, layers)
+    titles = tuple(column.title for column in columns)
+    rows = [
+        [short(column.cell(layer), _name_limit(page)) for column in columns] for layer in layers
+    ]
+    largest = max((abs(layer.log_share or 0.0) for layer in layers), default=0.0)
+    if page.canvas.width >= _NARROW and largest > 0:
+        titles = (*titles, "")
+        rows = [
+            [*row, _bar(layer.log_share or 0.0, largest)]
+            for row, layer in zip(rows, layers, strict=True)
+        ]
+    page.table(titles, rows, right={at for at, column in enumerate(columns) if column.right})
+    hidden = len(model.layers) - len(layers)
+    if hidden:
+        page.say(f"{hidden} more layers not shown")
+    total = sum(layer.norm.log10_upper for layer in model.layers)
+    page.say(f"product of all norms ≤ {_power_of_ten(total)}")
+    _draw_legend(page, [layer.norm for layer in model.layers])
+    stand_ins = {layer.spectrum.of for layer in layers if layer.spectrum and layer.spectrum.of}
+    for stand_in in sorted(stand_ins):
+        way = (
+            "the real one is too large" if model.input_shapes else "give --input-shape for the real"
+        )
+        page.say(f"ranks are of the {safe(stand_in)} operator ({way})")
+
+
+def _draw_bound(page: _Page, model: ModelReport, headline: Headline) -> None:
+    for bound in model.bounds[-1:]:
+        page.table(
+            ("node", "kind", "gain ≤", "so far ≤", "how"),
+            [_factor_row(factor, page) for factor in bound.factors],
+            right={2, 3},
+        )
+    page.table(
+        ("method", "Lipschitz bound (ℓ2)", "log10", "rigor"),
+        [_method_row(bound) for bound in model.bounds],
+        right={1, 2},
+    )
+    assumptions = dict.fromkeys(text for bound in model.bounds for text in bound.assumptions)
+    for text in assumptions or dict.fromkeys(model.assumptions):
+        page.say(f"assumed: {safe(text)}")
+    measure = headline.measure
+    if measure.is_finite:
+        kind = f"{measure.rigor.label}, {measure.method}"
+        page.say(f"upper bound {_upper(measure)} ({kind})", bold=True)
+        if measure.lower > 0:
+            below = numbers.lower(measure.lower, measure.log10_lower)
+            loose = 10 ** min(measure.log10_upper - measure.log10_lower, 300)
+            page.say(f"attained at a sampled input: {below} (computed)")
+            page.say(f"so the upper bound is loose by at most a factor of {loose:.3g}")
+    if not headline.certified:
+        page.say(f"not certified: {'; '.join(map(safe, headline.reasons))}", bold=True)
+
+
+def _draw_verdict(page: _Page, verdict: Verdict) -> None:
+    for finding in verdict.findings:
+        where = f" {short(finding.where)}" if finding.where else ""
+        measured = ""
+        if finding.measured is not None:
+            log10 = math.log10(finding.measured) if finding.measured > 0 else -math.inf
+            measured = f" ({numbers.upper(finding.measured, log10)})"
+        page.say(f"{finding.rule} {finding.severity}{where}: {safe(finding.message)}{measured}")
+    if verdict.passed is not None:
+        page.say("gate: passed" if verdict.passed else "gate: NOT passed", bold=True)
+
+
+def _draw_skips(page: _Page, skipped: Sequence[Skipped]) -> None:
+    """Name what has no number, those of one reason together."""
+    groups: dict[str, list[str]] = {}
+    for item in skipped:
+        groups.setdefault(f"{safe(item.reason)} [{item.slug}]", []).append(item.name)
+    for reason, names in list(groups.items())[:_SHOWN_SKIPS]:
+        shown = ", ".join(short(name, 40) for name in names[:3])
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        page.say(f"no number: {shown}{more}: {short(reason, 300)}")
+    if len(groups) > _SHOWN_SKIPS:
+        page.say(f"no number, for {len(groups) - _SHOWN_SKIPS} more reasons: see -f json")
+
+
+def _draw_legend(page: _Page, measures: Iterable[Measure]) -> None:
+    rigors = {measure.rigor for measure in measures}
+    if rigors == {Rigor.PROVED}:
+        page.say("every σ_max is proved, rounding errors included")
+    for rigor, meaning in _LEGEND.items():
+        if rigor in rigors:
+            page.say(meaning)
+
+
+def _chosen(layers: Sequence[LayerResult], choice: Choice) -> list[LayerResult]:
+    orders: dict[str, Callable[[LayerResult], object]] = {
+        "name": lambda x: x.name,
+        "norm": lambda x: -x.norm.log10_upper,
+        "share": lambda x: -(x.log_share or 0.0),
+        "size": lambda x: -x.parameters,
+        "kind": lambda x: (x.kind, x.name),
+    }
+    shown = list(layers)
+    if choice.sort in orders:
+        shown.sort(key=orders[choice.sort])  # type: ignore[arg-type]  # each key orders itself
+    return shown[: choice.top] if choice.top is not None else shown
+
+
+def _fitting(canvas: Canvas, layers: Sequence[LayerResult]) -> list[Column]:
+    """Return the columns that fit side by side, the least important ones left out."""
+    limit = max(canvas.width // 3, 12)
+
+    def width(column: Column) -> int:
+        cells = [len(short(column.cell(layer), limit)) for layer in layers]
+        return max([len(column.title), *cells]) + _GAP
+
+    kept = list(_COLUMNS)
+    room = canvas.width - (_BAR_WIDTH + _GAP if canvas.width >= _NARROW else 0)
+    empty = [column for column in kept if all(column.cell(layer) in {"", "-"} for layer in layers)]
+    kept = [column for column in kept if column not in empty]
+    while len(kept) > 2 and sum(map(width, kept)) > room:
+        kept.remove(max(kept, key=lambda column: column.priority))
+    return kept
+
+
+def _name_limit(page: _Page) -> int:
+    return max(page.canvas.width // 3, 12)
+
+
+def _bar(share: float, largest: float) -> str:
+    """Draw a share as a bar; shrinking layers (a negative logarithm) as a dotted one."""
+    length = round(abs(share) / largest * _BAR_WIDTH)
+    return ("█" if share >= 0 else "·") * max(length, 1 if share else 0)
+
+
+def _factor_row(factor: Factor, page: _Page) -> tuple[str, ...]:
+    return (
+        short(factor.name, _name_limit(page)),
+        short(factor.kind, 24),
+        _upper(factor.gain),
+        _upper(factor.running),
+        short(factor.gain.method, max(page.canvas.width // 2, 20)),
+    )
+
+
+def _method_row(bound: Bound) -> tuple[str, ...]:
+    measure = bound.measure
+    log10 = f"{measure.log10_upper:.2f}" if measure.is_finite else numbers.NONE
+    return bound.method, _upper(measure), log10, measure.rigor.label if measure.is_finite else ""
+
+
+def _change_row(change: Change) -> tuple[str, ...]:
+    return (
+        short(change.name, 48),
+        _upper(change.before),
+        _upper(change.after),
+        f"{100 * change.relative_change:.3g}%",
+        safe(change.reason),
+    )
+
+
+def _upper(measure: Measure) -> str:
+    return numbers.upper(measure.upper, measure.log10_upper) + _MARKS[measure.rigor]
+
+
+def _lower(measure: Measure) -> str:
+    return numbers.lower(measure.lower, measure.log10_lower)
+
+
+def _geometry(layer: LayerResult) -> list[str]:
+    names = {"stride": "s", "padding": "p", "dilation": "d", "groups": "g", "geometry": ""}
+    return [f"{names.get(key, key + ' ')}{value}" for key, value in layer.geometry.items()]
+
+
+def _rank(layer: LayerResult, which: str) -> str:
+    spectrum = layer.spectrum
+    if spectrum is None:
+        return "-"
+    return {
+        "stable": f"{spectrum.stable_rank:.1f}",
+        "entropy": f"{spectrum.entropy_rank:.1f}",
+        "numerical": f"{spectrum.numerical_rank}/{spectrum.count}",
+        "one": str(spectrum.at_least_one),
+    }[which]
+
+
+def _power_of_ten(log10: float) -> str:
+    # The sum of logarithms is off by far less than 1e-9.
+    return numbers.upper(10 ** (log10 + 1e-9) if log10 < 300 else math.inf, log10 + 1e-9)
+
+
+register(Reporter("table", "tables for the terminal", audit, clip))
