@@ -1,0 +1,95 @@
+"""The generated blocks of a Markdown file: written from the code, checked for freshness.
+
+    python docs/blocks.py README.md           rewrite the blocks
+    python docs/blocks.py --check README.md   exit 1 if one is stale
+
+A block stands between `<!-- block: NAME -->` and `<!-- end -->`.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from lipaudit.cli import app
+from lipaudit.errors import ExitCode
+from lipaudit.formats.catalog import registered
+from lipaudit.layers.catalog import all_kinds
+
+BLOCK = re.compile(r"(<!-- block: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+BAR = r"\|"
+"""A bar inside a table cell."""
+
+MEANINGS = {
+    ExitCode.OK: "done; every requested gate proven to hold",
+    ExitCode.GATE_FAILED: "a gate fails, or the file is built to run code",
+    ExitCode.ERROR: "usage, unreadable or unsafe file, cannot write; nothing written",
+    ExitCode.NOT_CERTIFIED: "read, but the claim cannot be proven",
+    ExitCode.INTERRUPTED: "Ctrl-C",
+    ExitCode.CLOSED_PIPE: "closed pipe",
+}
+
+
+def help_text() -> str:
+    """Return what `lipaudit --help` prints."""
+    return f"```\n{CliRunner().invoke(app, ['--help'], prog_name='lipaudit').output.strip()}\n```\n"
+
+
+def exit_codes() -> str:
+    """Return the table of exit codes."""
+    rows = "".join(f"| {code.value} | {MEANINGS[code]} |\n" for code in ExitCode)
+    return f"| exit | meaning |\n|---|---|\n{rows}"
+
+
+def layer_table() -> str:
+    """Return the table of layer kinds, operations of one meaning in one row."""
+    rows: dict[str, list[str]] = {}
+    for kind in all_kinds():
+        rows.setdefault(kind.summary, []).append(
+            f"{kind.domain}.{kind.op}" if kind.domain else kind.op
+        )
+    lines = [
+        f"| {', '.join(names)} | {summary.replace('|', BAR)} |\n" for summary, names in rows.items()
+    ]
+    return "| operations | Lipschitz constant (ℓ2) |\n|---|---|\n" + "".join(sorted(lines))
+
+
+def format_table() -> str:
+    """Return the table of file formats."""
+    rows = "".join(f"| {form.name} | {', '.join(form.suffixes)} |\n" for form in registered())
+    return f"| format | usual suffixes |\n|---|---|\n{rows}"
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "help": help_text,
+    "exit-codes": exit_codes,
+    "layers": layer_table,
+    "formats": format_table,
+}
+
+
+def refreshed(text: str) -> str:
+    """Return the text with every block written anew."""
+    return BLOCK.sub(lambda m: m.group(1) + BLOCKS[m.group(2)]() + m.group(4), text)
+
+
+def main() -> None:
+    """Rewrite or check the file named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    text = arguments.file.read_text(encoding="utf-8")
+    fresh = refreshed(text)
+    if arguments.check and fresh != text:
+        sys.exit(f"{arguments.file}: a generated block is stale; run `make readme`")
+    if not arguments.check:
+        arguments.file.write_text(fresh, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
