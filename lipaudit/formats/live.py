@@ -6,6 +6,8 @@ a Sequential still gives its graph, and any other module its layers with their g
 
 import contextlib
 import importlib
+import io
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -85,7 +87,8 @@ def _made(name: str) -> torch.nn.Module:
             f"{name!r} names no factory", slug="model-factory", hint="write it as pkg.mod:factory"
         )
     try:
-        with _current_folder_importable():
+        # stdout is data: what the user's code prints goes to stderr.
+        with _current_folder_importable(), contextlib.redirect_stdout(sys.stderr):
             factory = getattr(importlib.import_module(module_name), attribute)
             made = factory()
     except Exception as error:
@@ -156,7 +159,7 @@ def _exported(
     training = module.training
     module.eval()
     try:
-        with torch.no_grad(), torch.device("cpu"):
+        with torch.no_grad(), torch.device("cpu"), _quiet():
             examples = tuple(torch.zeros(shape) for shape in shapes)
             program = torch.export.export(module, examples)
     except Exception as error:
@@ -169,6 +172,19 @@ def _exported(
     finally:
         module.train(training)
     return _translated(program, tensors, path)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's own account of a failed export off stderr: ours is one line."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    hidden = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _translated(program: ExportedProgram, tensors: Mapping[str, Constant], path: str) -> Graph:

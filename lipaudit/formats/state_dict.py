@@ -20,6 +20,7 @@ from lipaudit.graph.model import Model, Topology, Unread
 
 # What training keeps beside the weights.
 _TRAINING = ("optimizer", "optim", "scheduler", "lr_scheduler", "scaler", "amp", "grad_scaler")
+_AVERAGED = frozenset({"ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model"})
 _SCRIPT = "__torch__"
 """Package of the classes in a TorchScript archive."""
 
@@ -92,7 +93,8 @@ def _from_tensors(
     format: str,  # noqa: A002 - it is what the model calls it
     may_assume: bool,
 ) -> Model:
-    layers = loose.layers(tensors)
+    used, notes = _without_averages(tensors)
+    layers = loose.layers(used)
     chained = chain.assume(layers) if may_assume else chain.Chain(None)
     return Model(
         path=path,
@@ -102,10 +104,22 @@ def _from_tensors(
         graph=chained.graph or layers.graph(),
         topology=Topology.ASSUMED if chained.graph else Topology.UNKNOWN,
         assumptions=(*chained.assumptions, *layers.assumptions),
-        notes=(*layers.notes, *chained.notes),
+        notes=(*notes, *layers.notes, *chained.notes),
         unread=layers.unread,
         ties=ties(tensors),
     )
+
+
+def _without_averages(
+    tensors: Mapping[str, Constant],
+) -> tuple[Mapping[str, Constant], tuple[str, ...]]:
+    """Leave out a running average of weights that are there themselves."""
+    averages = {key for key in tensors if key.partition("/")[0].lower() in _AVERAGED}
+    raw = {key.rpartition("/")[2] for key in tensors if key not in averages}
+    if not averages or not all(key.rpartition("/")[2] in raw for key in averages):
+        return tensors, ()
+    kept = {key: constant for key, constant in tensors.items() if key not in averages}
+    return kept, ("the weights themselves are measured, not their running average (EMA)",)
 
 
 def ties(tensors: Mapping[str, Constant]) -> dict[str, str]:

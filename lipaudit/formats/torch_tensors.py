@@ -54,7 +54,6 @@ class Missing:
 
     slug: str
     reason: str
-    shape: tuple[int, ...]
 
 
 class Materializer:
@@ -90,6 +89,8 @@ class Materializer:
             return self.walk(value.args[0], path)
         if name in _DENSE:
             return self._tensor(value.args, path)
+        if name.startswith("_rebuild"):
+            return _unreadable(name)
         if value.kind == "collections.OrderedDict":
             entries = _entries(value)
             return {key: self.walk(part, _join(path, key)) for key, part in entries.items()}
@@ -142,6 +143,14 @@ class Materializer:
 
     def _broken(self, path: str, what: str) -> MalformedFile:
         return MalformedFile(f"tensor {path!r} {what}", slug="tensor", path=str(self._source.path))
+
+
+def _unreadable(name: str) -> Missing:
+    """Say why a tensor that torch rebuilds in another way has no values here."""
+    if "meta" in name:
+        return Missing("meta-tensor", "it has no data (meta tensor)")
+    layout = next((word for word in ("sparse", "nested", "qtensor") if word in name), name)
+    return Missing("tensor-layout", f"{layout} tensors are not read; save it dense in a real type")
 
 
 def _entries(ordered: Record) -> dict[object, object]:

@@ -306,6 +306,35 @@ def test_what_is_no_model_is_named(data: bytes, message: str, tmp_path: Path) ->
         read_model(str(path))
 
 
+def test_an_average_beside_its_weights_is_left_out(tmp_path: Path) -> None:
+    weights = {"0.weight": torch.randn(4, 3), "2.weight": torch.randn(2, 4)}
+    average = {key: value.clone() for key, value in weights.items()}
+    torch.save({"model": weights, "ema": average}, tmp_path / "e.pt")
+    model = read_model(str(tmp_path / "e.pt"))
+    assert [node.name for node in model.graph.nodes] == ["0", "2"]
+    assert model.topology is Topology.ASSUMED
+    assert any("EMA" in note for note in model.notes)
+    torch.save({"ema": weights}, tmp_path / "only.pt")
+    assert len(read_model(str(tmp_path / "only.pt")).graph.nodes) == 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_of_other_layouts_are_named_not_dropped(tmp_path: Path) -> None:
+    tree = {
+        "dense.weight": torch.eye(3),
+        "sparse.weight": torch.eye(3).to_sparse(),
+        "meta.weight": torch.empty(3, 3, device="meta"),
+        "quantized.weight": torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+    }
+    torch.save(tree, tmp_path / "l.pt")
+    model = read_model(str(tmp_path / "l.pt"))
+    assert list(model.tensors) == ["dense.weight"]
+    named = {unread.name: unread.slug for unread in model.unread}
+    assert set(named) == {"sparse.weight", "meta.weight", "quantized.weight"}
+    assert named["meta.weight"] == "meta-tensor"
+    assert model.topology is not Topology.STATED
+
+
 def test_optimizer_state_alone_is_no_model(tmp_path: Path) -> None:
     torch.save({"optimizer": {"state": {0: torch.ones(3)}}}, tmp_path / "o.pt")
     with pytest.raises(MalformedFile, match="optimizer state only"):
