@@ -3,6 +3,7 @@
 The only file that knows of CUDA.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,20 @@ from lipaudit.errors import UsageError
 
 DEFAULT_MEMORY = 2 << 30
 """Bytes of work space for one layer: what a small CI machine can spare."""
+CPU = torch.device("cpu")
+
+Move = Callable[[torch.Tensor, torch.device], torch.Tensor]
+Warn = Callable[[str], None]
+Tick = Callable[[float], None]
+
+
+def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device; the tensor itself when it is there already."""
+    return tensor.to(device)
+
+
+def ignore(_: object) -> None:
+    """Take no notice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +36,30 @@ class Compute:
     max_memory: int = DEFAULT_MEMORY
     full_spectra: bool = True
     """Whether singular values are wanted, or only norms."""
+    by_svd: bool = False
+    """Whether every matrix is decomposed itself and proved, whatever that costs."""
+    warn: Warn = ignore
+    """Called with one line when something had to be done another way."""
+    tick: Tick = ignore
+    """Called with the share of the layer's present stage that is done."""
+    move: Move = move
+    """How tensors get to a device: a field so that a test can play a device that runs full."""
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the work is done on the CPU anyway."""
+        return self.device.type == "cpu"
 
 
-def choose(name: str, *, max_memory: int = DEFAULT_MEMORY, full_spectra: bool = True) -> Compute:
+def choose(
+    name: str,
+    *,
+    max_memory: int | None = None,
+    full_spectra: bool = True,
+    by_svd: bool = False,
+    warn: Warn = ignore,
+    tick: Tick = ignore,
+) -> Compute:
     """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device that is really there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,4 +75,31 @@ def choose(name: str, *, max_memory: int = DEFAULT_MEMORY, full_spectra: bool = 
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} is not there", slug="device", hint="use --device cpu")
-    return Compute(device, max_memory, full_spectra)
+    if max_memory is None:
+        max_memory = DEFAULT_MEMORY if device.type == "cpu" else _half_of_free(device)
+    return Compute(device, max_memory, full_spectra, by_svd, warn, tick)
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error means that a device (or this machine) had no memory left.
+
+    The libraries below torch report it in words of their own.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(
+        phrase in text
+        for phrase in ("out of memory", "ALLOC_FAILED", "can't allocate memory", "NOT_ENOUGH_MEM")
+    )
+
+
+def release(device: torch.device) -> None:
+    """Give cached memory back after a failure, so that a smaller try finds room."""
+    if device.type == "cuda" and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _half_of_free(device: torch.device) -> int:
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(free // 2, 1 << 28)

@@ -10,8 +10,10 @@ Two certificates, both a posteriori: they do not care how a candidate was found.
 
 What is assumed of the machine: IEEE binary64, rounding to nearest, gradual underflow, and
 libraries that form inner products conventionally, in any order and with or without fused
-multiply-add (no Strassen, no 3M complex product). Factorizations run on the CPU, where LAPACK
-is known to work that way; matrix products may come from any device that has float64.
+multiply-add (no Strassen, no 3M complex product). Matrix products may come from any device
+that has float64. Factorizations are known to work that way on the CPU, in LAPACK; from another
+device, whose triangular solvers may multiply by inverses, a factor is only a guess, and what
+is proved is proved by its residual.
 
 Notation, after Higham ("Accuracy and Stability of Numerical Algorithms", 2nd ed.): u = 2^-53,
 γ_n = n·u / (1 - n·u). A real inner product of n terms is wrong by at most γ_n Σ|a_i||b_i|
@@ -36,6 +38,9 @@ ROOM = 1.0 + 2.0**-40
 """Covers the roundings of the few hundred scalar operations with which a bound is put together."""
 SQRT2 = math.nextafter(math.sqrt(2.0), 2.0)
 """At least √2."""
+_DOUBTED = 3.0
+"""How much more is allowed for a factorization that is judged by its residual: forming the
+residual is wrong by as much as the textbook's factorization, and the factor may be a bit worse."""
 _INFLATIONS = (4.0, 2.0**8, 2.0**16, 2.0**24)
 """By how many of its own rounding allowances a candidate is raised, one try after the other."""
 
@@ -111,23 +116,48 @@ def proves_below(
     M = shift·I - Ĝ gives λ_max(Ĝ) <= shift + c·trace(M) + (rounding of the diagonal); `shift`
     is bound² less that and less the Gram's own error.
     """
-    size = grams.shape[-1]
-    grams = grams.cpu()
-    batch = grams.shape[:-2]
-    error = torch.as_tensor(gram_error, dtype=torch.float64).cpu().expand(batch)
-    square = torch.as_tensor(bound, dtype=torch.float64).cpu().expand(batch).square()
+    size, batch = grams.shape[-1], grams.shape[:-2]
+    error = torch.as_tensor(gram_error, dtype=torch.float64, device=grams.device).expand(batch)
+    limit = torch.as_tensor(bound, dtype=torch.float64, device=grams.device)
+    square = limit.expand(batch).square()
     constant = cholesky_constant(size, is_complex=grams.is_complex())
     # Diagonal entries of M are at most bound² + error, also where rounding made Ĝ_ii negative.
     diagonal = square + error
-    slack = error + diagonal * (constant * size + 8.0 * UNIT) + UNDERFLOW
+    factorization = diagonal * (constant * size * (1.0 if trusted(grams) else _DOUBTED))
+    slack = error + factorization + diagonal * (8.0 * UNIT) + UNDERFLOW
     shift = square - slack * ROOM
     matrix = -grams
     matrix.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
     factor, info = torch.linalg.cholesky_ex(matrix)
     pivots = factor.diagonal(dim1=-2, dim2=-1).real
-    sane = torch.isfinite(pivots).all(-1) & torch.isfinite(error)
-    proved: torch.Tensor = (info == 0) & sane & (shift > 0)
-    return proved
+    proved: torch.Tensor = (
+        (info == 0) & torch.isfinite(pivots).all(-1) & torch.isfinite(error) & (shift > 0)
+    )
+    if not trusted(grams):
+        proved &= factor_residual(matrix, factor) <= factorization
+    return proved.cpu()
+
+
+def trusted(matrices: torch.Tensor) -> bool:
+    """Tell whether factorizations on this device are known to be the textbook's."""
+    return matrices.device.type == "cpu"
+
+
+def factor_residual(matrices: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Return at least ‖M - L Lᴴ‖ for each matrix: then λ_min(M) is no lower than minus that.
+
+    The computed product is wrong by at most c‖L‖_F².
+    """
+    lower = factors.tril()
+    difference = matrices - lower @ lower.mH
+    # Hermitian matrices are given by their lower triangle.
+    below = frobenius_above(difference.tril())
+    constant = product_constant(matrices.shape[-1], is_complex=matrices.is_complex())
+    known: torch.Tensor = below * (SQRT2 * ROOM) + frobenius_above(lower).square() * (
+        constant * ROOM
+    )
+    # The subtraction rounds once, relative to its result.
+    return torch.nan_to_num(known, nan=math.inf) * ROOM + UNDERFLOW
 
 
 def rounding_share(size: int, *, is_complex: bool) -> float:

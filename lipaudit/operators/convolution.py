@@ -14,7 +14,7 @@ import torch
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure
 from lipaudit.errors import ShapeError
-from lipaudit.operators import circular, dense, padded
+from lipaudit.operators import dense, padded
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
 from lipaudit.operators.certify import check_finite
 from lipaudit.operators.correlation import Correlation
@@ -24,6 +24,7 @@ from lipaudit.operators.scaling import normalised
 from lipaudit.operators.size_free import supremum
 from lipaudit.operators.spectrum import Spectrum
 from lipaudit.operators.strided import polyphase, reduced
+from lipaudit.operators.torus_spectrum import OWN_FLOPS, STAND_IN_FLOPS, torus_spectrum
 
 _DENSE_SIDE = 1600
 _DENSE_ENTRIES = 1 << 23
@@ -126,8 +127,8 @@ class SizeFreeConvolution(AbstractLinearOperator):
         for size in _REFERENCE_SIZES:
             points = self._reference(size)
             sizes = tuple(n // s for n, s in zip(points, self.geometry.stride, strict=True))
-            of = f"circular {'x'.join(map(str, points))}"
-            spectrum = circular.torus_spectrum(symbol, sizes, self.compute, of)
+            of = f"circular {_by(points)}"
+            spectrum = torus_spectrum(symbol, sizes, self.compute, of=of, most=STAND_IN_FLOPS)
             if spectrum is not None:
                 return _turned(spectrum, self.geometry)
         return None
@@ -187,7 +188,8 @@ class SizedConvolution(AbstractLinearOperator):
             of = "" if self._is_torus else f"circular {_by(points)}"
             sizes = tuple(n // s for n, s in zip(points, self.conv.geometry.stride, strict=True))
             symbol = polyphase(self.conv.kernel, self.conv.geometry)
-            spectrum = circular.torus_spectrum(symbol, sizes, self.compute, of)
+            most = OWN_FLOPS if self._is_torus else STAND_IN_FLOPS
+            spectrum = torus_spectrum(symbol, sizes, self.compute, of=of, most=most)
             return spectrum and _turned(spectrum, self.conv.geometry)
         return self._exact.spectrum
 

@@ -12,6 +12,7 @@ from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators import krylov
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
+from lipaudit.operators.batches import in_batches, interruptible
 from lipaudit.operators.certify import (
     UNDERFLOW,
     attained,
@@ -23,12 +24,11 @@ from lipaudit.operators.certify import (
     upper_from_gram,
     widened,
 )
+from lipaudit.operators.factors import NotConverged, decomposed
 from lipaudit.operators.scaled import scaled_spectrum
 from lipaudit.operators.scaling import normalised, rescaled
 from lipaudit.operators.spectrum import Spectrum
 
-NotConverged = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # documented, not in the stubs
-"""What LAPACK's wrappers raise when an iteration does not converge."""
 SVD_FLOPS = 2e11
 """A decomposition with vectors that needs more than this is not worth its seconds by default."""
 FLOPS_PER_ENTRY = 20.0
@@ -156,9 +156,21 @@ def measure(blocks: torch.Tensor, compute: Compute, error: float = 0.0) -> Measu
         return Measured(Norm(Enclosure.exactly(0), "empty"), _zero(blocks))
     if error == 0 and not bool(blocks.any()):
         return Measured(Norm(Enclosure.exactly(0), "all entries are 0"), _zero(blocks))
-    moderate, factor = normalised(blocks.to(compute.device))
+    moderate, factor = normalised(blocks)
     error = error / factor * (1.0 + 2.0**-50) + (UNDERFLOW if error else 0.0)
-    found = _with_spectrum(moderate, compute, error) or _norm_only(moderate, compute, error)
+
+    def work(_: slice, device: torch.device) -> Measured:
+        local = compute.move(moderate, device)
+        return _with_spectrum(local, compute, error) or _norm_only(local, compute, error)
+
+    # A single item: it is done elsewhere if the device has no memory for it.
+    (found,) = in_batches(
+        work,
+        1,
+        bytes_each=SVD_COPIES * 8 * blocks.numel(),
+        flops_each=FLOPS_PER_ENTRY * blocks.numel() * min(blocks.shape[1:]),
+        compute=compute,
+    )
     norm = Norm(rescaled(found.norm.enclosure, factor), found.norm.method)
     spectrum = found.spectrum
     if spectrum is not None and factor != 1.0:
@@ -183,13 +195,13 @@ def _with_spectrum(blocks: torch.Tensor, compute: Compute, error: float) -> Meas
     rows, columns = blocks.shape[-2:]
     flops = FLOPS_PER_ENTRY * blocks.numel() * min(rows, columns)
     room = SVD_COPIES * blocks.numel() * blocks.element_size() <= compute.max_memory
-    if not compute.full_spectra or flops > SVD_FLOPS or not room:
+    if not compute.full_spectra or not room or (flops > SVD_FLOPS and not compute.by_svd):
         return None
-    factors = _decomposed(blocks)
+    factors = interruptible(lambda: decomposed(blocks), flops=flops)
     if factors is None:
         return _from_gram(blocks, error)
-    left, values, right, method = factors
-    radius = svd_radius(blocks, left, values, right) + error
+    values, method = factors.values, factors.method
+    radius = svd_radius(blocks, factors.left, values, factors.right) + error
     if not math.isfinite(radius):
         return _from_gram(blocks, error)
     top = float(values.max())
@@ -201,22 +213,6 @@ def _with_spectrum(blocks: torch.Tensor, compute: Compute, error: float) -> Meas
     )
     spectrum = _spectrum(blocks, values, Rigor.PROVED, math.nextafter(radius, math.inf), method)
     return Measured(Norm(enclosure, f"{method}, proved by its residual"), spectrum)
-
-
-def _decomposed(
-    blocks: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, str] | None:
-    """Return thin singular value factors, None when LAPACK does not converge on A nor on Aᵀ."""
-    try:
-        left, values, right = torch.linalg.svd(blocks, full_matrices=False)
-    except NotConverged:
-        # gesdd fails on rare matrices and then usually not on the transpose.
-        try:
-            left, values, right = torch.linalg.svd(blocks.mT.contiguous(), full_matrices=False)
-        except NotConverged:
-            return None
-        return right.mT, values, left.mT, "SVD of the transpose"
-    return left, values, right, "SVD"
 
 
 def _from_gram(blocks: torch.Tensor, error: float) -> Measured:

@@ -13,19 +13,23 @@ Lower ends are quotients ‖Ax‖/‖x‖ of the operator itself.
 """
 
 import math
+from itertools import product
 
 import torch
 
 from lipaudit.device import Compute
-from lipaudit.enclosure import Enclosure, Rigor
+from lipaudit.enclosure import Enclosure
 from lipaudit.operators import circular, krylov
 from lipaudit.operators.base import Norm, Shape
+from lipaudit.operators.cells import TURN, Grid
 from lipaudit.operators.certify import ROOM, UNDERFLOW, gamma
 from lipaudit.operators.correlation import Correlation
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
-from lipaudit.operators.size_free import TURN, Supremum, supremum
+from lipaudit.operators.size_free import Supremum, supremum
 from lipaudit.operators.strided import polyphase, reduced
 
+_GAIN = 5e-4
+"""A torus on which the norm can be at most that much below the supremum is not looked at."""
 _LANCZOS_FLOPS = 2e9
 _LANCZOS_STEPS = (3, 40)
 """Steps toward the lower end: what the work allows, within these."""
@@ -45,19 +49,12 @@ def on_torus(conv: Correlation, compute: Compute) -> Norm:
     symbol = polyphase(conv.kernel, conv.geometry)
     sizes = tuple(n // s for n, s in zip(conv.wide, conv.geometry.stride, strict=True))
     name = f"circular {_by(conv.wide)}"
-    if circular.norm_flops(symbol, sizes) <= circular.NORM_FLOPS:
-        return Norm(circular.torus_norm(symbol, sizes, compute), f"{name}, every frequency")
-    best = supremum(reduced(conv.kernel, conv.geometry), compute)
-    # The reduced symbol runs through the same matrices, at other frequencies when dilated: the
-    # grid point next to its maximum is then just some point, which is still a lower bound.
-    lower = circular.attained_near(symbol, sizes, best)
-    upper = best.enclosure.hi
-    return Norm(
-        Enclosure(
-            Enclosure.exactly(lower).lo, max(upper, Enclosure.exactly(lower).lo), Rigor.PROVED
-        ),
-        f"{name} <= sup over frequencies",
-    )
+    grid = Grid(sizes, (0,) * len(sizes))
+    # The reduced symbol runs through the same matrices, at other frequencies when dilated.
+    best = None
+    if math.prod(grid.half) > circular.EVERY_POINT:
+        best = supremum(reduced(conv.kernel, conv.geometry), compute)
+    return Norm(circular.torus_norm(symbol, grid, compute, best), f"{name}, every frequency")
 
 
 def bounded(conv: Correlation, compute: Compute, name: str) -> Norm:
@@ -133,7 +130,11 @@ def _with_copies(conv: Correlation, found: Enclosure, compute: Compute) -> tuple
 
 
 def _compression(conv: Correlation, best: Supremum, compute: Compute) -> tuple[Enclosure, str]:
-    """Bound zero padding by a torus that it is a compression of, or by all of them."""
+    """Bound zero padding by the least of the tori that it is a compression of, or by all.
+
+    The zeros keep signals from going around, so it does not matter with which sign they would
+    come back: twisting an axis gives other frequencies and often misses the maximum.
+    """
     g = conv.geometry
     points = []
     for n, (low, high), reach, s in zip(conv.wide, g.padding, conv.reach, g.stride, strict=True):
@@ -143,11 +144,19 @@ def _compression(conv: Correlation, best: Supremum, compute: Compute) -> tuple[E
         points.append(math.ceil(need / s) * s)
     sizes = tuple(n // s for n, s in zip(points, g.stride, strict=True))
     symbol = polyphase(conv.kernel, g)
-    if circular.norm_flops(symbol, sizes) <= circular.NORM_FLOPS:
-        torus = circular.torus_norm(symbol, sizes, compute)
-        if torus.hi < best.enclosure.hi:
-            return torus, f"torus {_by(tuple(points))}"
-    return best.enclosure, "sup over frequencies"
+    angle = sum(math.pi * r / n for r, n in zip(symbol.radii, sizes, strict=True))
+    least, why = best.enclosure, "sup over frequencies"
+    if angle < 1.57 and 1.0 - math.cos(angle) < _GAIN:
+        return least, why
+    for twists in product((0, 1), repeat=len(sizes)):
+        grid = Grid(sizes, twists)
+        if circular.attained_near(symbol, grid, best) >= least.upper:
+            continue
+        torus = circular.torus_norm(symbol, grid, compute, best)
+        if torus.hi < least.hi:
+            least = torus
+            why = f"{'anti-periodic' if any(twists) else 'periodic'} torus {_by(tuple(points))}"
+    return least, why
 
 
 def _quotient(conv: Correlation, best: Supremum, compute: Compute) -> float:
@@ -187,12 +196,12 @@ def _wave(conv: Correlation, best: Supremum) -> torch.Tensor:
         return krylov.scrambled(conv.in_shape, conv.kernel.device)
     channels = conv.wide_channels // g.groups
     wave = torch.zeros((conv.wide_channels, *conv.wide), dtype=torch.float64)
-    amplitudes = best.vector.reshape(*g.stride, channels)
+    amplitudes = best.peak.vector.reshape(*g.stride, channels)
     phase = torch.ones((), dtype=torch.complex128)
     index: list[torch.Tensor] = []
     for axis, n in enumerate(conv.wide):
         position = torch.arange(n)
-        angle = 2.0 * math.pi * int(best.frequency[axis]) / TURN
+        angle = 2.0 * math.pi * int(best.peak.frequency[axis]) / TURN
         fading = torch.sin(math.pi * (position + 1) / (n + 1)).to(torch.float64)
         line = torch.polar(fading, angle * (position // g.stride[axis]).to(torch.float64))
         view = [1] * g.rank
@@ -200,7 +209,7 @@ def _wave(conv: Correlation, best: Supremum) -> torch.Tensor:
         phase = phase * line.reshape(view)
         index.append((position % g.stride[axis]).reshape(view))
     spread = amplitudes[tuple(index)].movedim(-1, 0) * phase
-    first = best.group * channels
+    first = best.peak.group * channels
     wave[first : first + channels] = spread.real
     if g.transposed:
         # The wave belongs to the plain convolution's input; its image to the transposed one's.

@@ -51,5 +51,6 @@ def _split(
             taps[offset] = kernel.new_zeros(groups, out // groups, phases * inner)
         columns = slice(phase * inner, (phase + 1) * inner)
         taps[offset][:, :, columns] = grouped.flatten(3)[..., index]
-    offsets = tuple(sorted(taps))
+    # Taps without weight only widen the support.
+    offsets = tuple(sorted(o for o, tap in taps.items() if bool(tap.any()))) or (min(taps),)
     return Symbol(torch.stack([taps[offset] for offset in offsets]), offsets)

@@ -10,10 +10,9 @@ unity is reduced modulo one turn before anything is rounded.
 """
 
 import math
-from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import groupby
 from typing import final
 
 import torch
@@ -33,6 +32,8 @@ ROOT_ERROR = 16.0 * UNIT
 """Bounds the error of one computed cosine or sine: the reduced argument lies in [-π, π] and is
 wrong by at most 3u·π < 10u (quotient, 2π and product each round once); torch's sine and cosine
 (SLEEF or the C library) are good to 1 ulp, which is 2u or less; 4u are left in reserve."""
+_LONG_LINE = 4
+"""Taps on the last axis from which it pays to sum over that axis first."""
 
 
 @final
@@ -88,91 +89,34 @@ class Symbol:
         cosines, sines = roots(self.offsets, frequencies, period)
         return _expanded(self.taps, cosines, -sines, groups)
 
+    def on_lines(self, frequencies: torch.Tensor, period: int) -> torch.Tensor:
+        """Evaluate P for all groups where consecutive frequencies share the last coordinate.
+
+        The sum over the last axis is then done once for a line of frequencies. The result has
+        one rounding more than that of `at`, and no error bound.
+        """
+        lines, line = self._lines
+        if len(lines) * len(line) != len(self.offsets) or len(line) < _LONG_LINE:
+            return self.at(frequencies, period)
+        taps = self.taps.reshape(len(lines), len(line), -1)
+        parts = []
+        for value, indices in groupby(
+            range(len(frequencies)), frequencies[:, -1].tolist().__getitem__
+        ):
+            run = frequencies[list(indices)]
+            last = torch.tensor([[value]], device=taps.device)
+            cosines, sines = roots(line, last, period)
+            weights = torch.cat([cosines, -sines])
+            inner = torch.complex(*torch.einsum("cl,olf->cof", weights, taps))
+            cosines, sines = roots(lines, run[:, :-1], period)
+            parts.append(torch.complex(cosines, -sines) @ inner)
+        return torch.cat(parts).reshape(-1, *self.taps.shape[1:])
+
     @cached_property
-    def gram(self) -> "GramSymbol":
-        """The polynomial of the Gram matrices."""
-        return gram_symbol(self)
-
-
-@final
-@dataclass(frozen=True, eq=False, slots=True)
-class GramSymbol:
-    """G(θ) = P(θ)P(θ)ᴴ, or PᴴP if that is smaller, as a polynomial of its own.
-
-    Its coefficients are worked out once: C_δ = Σ K_p K_qᵀ over o_p - o_q = δ. After that one
-    Gram matrix costs a few additions an entry instead of a matrix product. Since C_-δ = C_δᵀ,
-    G = Σ_{δ>=0} S_δ cos(δ·θ) + i A_δ sin(δ·θ) with S = C + Cᵀ (C alone for δ = 0), A = Cᵀ - C.
-    """
-
-    even: torch.Tensor
-    """S: float64, (offsets, groups, side, side)."""
-    odd: torch.Tensor
-    """A: the same shape."""
-    offsets: tuple[Offset, ...]
-    error: float
-    """Bound on ‖computed G(θ) - G(θ)‖ at every frequency."""
-
-    def at(self, frequencies: torch.Tensor, period: int, groups: torch.Tensor) -> torch.Tensor:
-        """Evaluate G at 2π·m/period, for one group a frequency: (frequencies, side, side)."""
-        cosines, sines = roots(self.offsets, frequencies, period)
-        side = self.even.shape[-1]
-        if self.even.shape[1] == 1:
-            parts = cosines @ self.even.flatten(1), sines @ self.odd.flatten(1)
-        else:
-            even = self.even[:, groups].flatten(2)
-            odd = self.odd[:, groups].flatten(2)
-            parts = (
-                torch.einsum("fo,ofe->fe", cosines, even),
-                torch.einsum("fo,ofe->fe", sines, odd),
-            )
-        return torch.complex(*parts).reshape(-1, side, side)
-
-    def quotients(
-        self, frequencies: torch.Tensor, period: int, group: int, vector: torch.Tensor
-    ) -> torch.Tensor:
-        """Return xᴴG(θ)x for one vector at many frequencies: a scalar polynomial, cheap."""
-        cosines, sines = roots(self.offsets, frequencies, period)
-        x, y = vector.real, vector.imag
-        # S is symmetric and A antisymmetric: only these parts of xᴴSx and xᴴ(iA)x are left.
-        even = self.even[:, group] @ torch.stack([x, y], dim=-1)
-        odd = self.odd[:, group] @ y
-        return cosines @ (even[..., 0] @ x + even[..., 1] @ y) - sines @ (2.0 * (odd @ x))
-
-
-def gram_symbol(symbol: Symbol) -> GramSymbol:
-    """Work out the Gram polynomial.
-
-    Every entry of a computed G is a sum of products with relative errors of at most
-    γ_L + γ_D + 2·ROOT_ERROR + 4u, L = taps·columns products and D offsets, so that
-    |Ĝ - G| <= √2·(that)·S Sᵀ with S = Σ|K_t|, and ‖S Sᵀ‖ <= ‖S‖_F².
-    """
-    rows, columns = symbol.taps.shape[2:]
-    taps = symbol.taps if rows <= columns else symbol.taps.mT
-    # PᴴP = Σ K_pᵀ K_q e^{i(o_p - o_q)θ}: the same sum with the offsets' signs turned around.
-    sign = 1 if rows <= columns else -1
-    pairs: dict[Offset, list[tuple[int, int]]] = defaultdict(list)
-    for (p, first), (q, second) in product(enumerate(symbol.offsets), repeat=2):
-        offset = tuple(sign * (a - b) for a, b in zip(first, second, strict=True))
-        if offset >= (0,) * len(offset):
-            pairs[offset].append((p, q))
-    offsets = tuple(sorted(pairs))
-    coefficients = torch.stack([_correlated(taps, pairs[offset]) for offset in offsets])
-    # Contiguous, or every evaluation would copy them.
-    even = (coefficients + coefficients.mT).contiguous()
-    # Offset 0 comes first, and its coefficient is its own transpose.
-    even[0] = coefficients[0]
-    odd = (coefficients.mT - coefficients).contiguous()
-    terms = len(symbol.offsets) * max(rows, columns)
-    relative = SQRT2 * (gamma(terms + 4) + gamma(len(offsets) + 4) + 2.0 * ROOT_ERROR + 4.0 * UNIT)
-    error = relative * symbol.magnitude * symbol.magnitude * ROOM + UNDERFLOW
-    return GramSymbol(even, odd, offsets, error)
-
-
-def _correlated(taps: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    """Return Σ K_p K_qᵀ over the pairs, as one product of wide matrices for each group."""
-    first = torch.cat([taps[p] for p, _ in pairs], dim=-1)
-    second = torch.cat([taps[q] for _, q in pairs], dim=-1)
-    return first @ second.mT
+    def _lines(self) -> tuple[tuple[Offset, ...], tuple[Offset, ...]]:
+        """The offsets on all axes but the last, and those on the last."""
+        lines = dict.fromkeys(offset[:-1] for offset in self.offsets)
+        return tuple(lines), tuple(dict.fromkeys(offset[-1:] for offset in self.offsets))
 
 
 def roots(

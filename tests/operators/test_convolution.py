@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 from typing import Any, TypeVar
+from unittest import mock
 
 import mpmath
 import numpy as np
@@ -19,10 +20,13 @@ from lipaudit.device import choose
 from lipaudit.enclosure import Rigor
 from lipaudit.errors import NotCertified, ShapeError
 from lipaudit.operators import circular, padded
+from lipaudit.operators import torus_spectrum as spectra
 from lipaudit.operators.base import AbstractLinearOperator
+from lipaudit.operators.cells import Grid
 from lipaudit.operators.convolution import SizedConvolution, convolution, reshaped_norm
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
 from lipaudit.operators.strided import polyphase
+from lipaudit.operators.torus_spectrum import torus_spectrum
 from tests import oracles, shared_models
 
 T = TypeVar("T")
@@ -165,10 +169,18 @@ def test_torus_spectrum_is_that_of_the_wrapped_operator(
     truth = oracles.singular_values(oracles.wrapped_matrix(kernel, described, sizes))
     symbol = polyphase(kernel, described)
     points = tuple(n // s for n, s in zip(sizes, described.stride, strict=True))
-    spectrum = circular.torus_spectrum(symbol, points, CPU, "circular")
+    spectrum = torus_spectrum(symbol, points, CPU)
     assert spectrum is not None
-    np.testing.assert_allclose(spectrum.values, truth, rtol=0, atol=1e-11 * truth[0] + 1e-300)
-    enclosure = circular.torus_norm(symbol, points, CPU)
+    assert spectrum.rigor is Rigor.PROVED
+    np.testing.assert_allclose(spectrum.values, truth, rtol=0, atol=1e-12 * truth[0] + 1e-300)
+    assert spectrum.radius <= 1e-12 * max(truth.size, 4) * truth[0] + 1e-200
+    with mock.patch.object(spectra, "_QUICK", 0.0):
+        by_gram = torus_spectrum(symbol, points, CPU)
+    assert by_gram is not None
+    assert by_gram.rigor is Rigor.NUMERICAL
+    off = np.abs(by_gram.values - truth)
+    assert np.all(off <= np.where(truth >= 1e-4 * truth[0], 1e-11, 2e-8) * truth[0] + 1e-300)
+    enclosure = circular.torus_norm(symbol, Grid(points, (0,) * len(points)), CPU)
     assert enclosure.lower <= truth[0] * (1 + 1e-13)
     assert truth[0] * (1 - 1e-13) <= enclosure.upper
     assert enclosure.upper <= enclosure.lower * (1 + 1e-4)

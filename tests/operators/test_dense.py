@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from lipaudit.device import Compute, choose
 from lipaudit.enclosure import Rigor
 from lipaudit.errors import NotCertified
-from lipaudit.operators import dense
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.dense import BlockDiagonalOperator, DenseOperator
 from lipaudit.operators.diagonal import DiagonalOperator
+from lipaudit.operators.factors import NotConverged
 from lipaudit.operators.scaled import ScaledOperator
 from tests import oracles
 
@@ -159,11 +159,11 @@ def test_lapack_that_does_not_converge_falls_back(monkeypatch: pytest.MonkeyPatc
 
     def only_wide(matrix: torch.Tensor, *, full_matrices: bool) -> object:
         if matrix.shape[-2] > matrix.shape[-1]:
-            raise dense.NotConverged("as gesdd does on some matrices")
+            raise NotConverged("as gesdd does on some matrices")
         return decompose(matrix, full_matrices=full_matrices)
 
     def never(matrix: torch.Tensor, *, full_matrices: bool) -> object:
-        raise dense.NotConverged(f"{matrix.shape} {full_matrices}")
+        raise NotConverged(f"{matrix.shape} {full_matrices}")
 
     monkeypatch.setattr(torch.linalg, "svd", only_wide)
     transposed = DenseOperator(matrix, CPU)

@@ -1,0 +1,190 @@
+"""Batches: the same work on many small matrices, in pieces that fit the memory.
+
+On the CPU pieces run side by side in threads with one BLAS thread each: for matrices of a few
+hundred rows that is about twice as fast as one batched LAPACK call with all threads, because
+half of every factorization cannot be split. On another device they run one after the other;
+when it runs out of memory the pieces are halved, and at the end the CPU takes over.
+
+The calling thread only waits, so that Ctrl-C is answered at once, whatever LAPACK is doing.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Generic, TypeVar
+
+import torch
+
+from lipaudit.device import CPU, Compute, ran_out_of_memory, release
+from lipaudit.errors import NotCertified
+
+Result = TypeVar("Result")
+
+PIECE = 1 << 22
+"""Bytes of one piece on the CPU: what stays in the caches near one core."""
+_LEAST = 4
+"""Items of one piece all the same, as far as memory allows: they share what they read."""
+WORTH_A_THREAD = 3e7
+"""Work (operations) of a piece below which handing it to another thread costs more than it
+gains: Python's threads take turns between the calls into torch."""
+
+_outer = threading.local()
+_NOTICEABLE = 1e9
+"""Work of a single call below which nobody notices that it cannot be interrupted."""
+
+
+def in_batches(
+    work: Callable[[slice, torch.device], Result],
+    count: int,
+    *,
+    bytes_each: int,
+    flops_each: float,
+    compute: Compute,
+) -> list[Result]:
+    """Return the results of `work` on consecutive runs of range(count), in order.
+
+    `work` gets a run and the device to do it on; one item takes about so much memory and work.
+    """
+    if count == 0:
+        return []
+    job = _Job(work, count, max(bytes_each, 1), max(flops_each, 1.0), compute)
+    return _in_threads(job, 0) if compute.on_cpu else _on_device(job)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let small operations run on this thread alone.
+
+    Shared among cores they gain nothing, and on a machine that has other work to do every one
+    of them waits for all of its threads to get a turn.
+    """
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    _outer.threads = before
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        del _outer.threads
+
+
+def _cores() -> int:
+    """Return how many threads torch was allowed outside of `one_thread`."""
+    allowed: int = getattr(_outer, "threads", 0) or torch.get_num_threads()
+    return allowed
+
+
+def interruptible(call: Callable[[], Result], *, flops: float) -> Result:
+    """Return what the call returns; Ctrl-C is answered although it may be inside LAPACK."""
+    if flops < _NOTICEABLE or threading.current_thread() is not threading.main_thread():
+        return call()
+    return _single(os.getpid(), _cores()).submit(call).result()
+
+
+@dataclass(frozen=True, slots=True)
+class _Job(Generic[Result]):
+    """What is to be done for every item of a range."""
+
+    work: Callable[[slice, torch.device], Result]
+    count: int
+    bytes_each: int
+    flops_each: float
+    compute: Compute
+
+
+def _in_threads(job: _Job[Result], first: int) -> list[Result]:
+    """Do the items from `first` on, on the CPU."""
+    threads, left = _cores(), job.count - first
+    wanted = max(PIECE // job.bytes_each, _LEAST)
+    room = min(wanted, job.compute.max_memory // (2 * threads) // job.bytes_each)
+    # At least a few pieces a thread, or one of them would wait for the last; but none tiny.
+    worth = math.ceil(WORTH_A_THREAD / job.flops_each)
+    size = max(1, min(room, max(worth, -(-left // (4 * threads)))))
+    pieces = [slice(at, min(at + size, job.count)) for at in range(first, job.count, size)]
+    if _is_helper() or left <= 2 * worth:
+        return [_guarded(job.work, piece) for piece in pieces]
+    futures: list[Future[Result]] = []
+    done: list[Result] = []
+    try:
+        pool = _pool(os.getpid(), threads)
+        futures = [pool.submit(_guarded, job.work, piece) for piece in pieces]
+        for future, piece in zip(futures, pieces, strict=True):
+            done.append(future.result())
+            job.compute.tick(piece.stop / job.count)
+    finally:
+        for future in futures:
+            future.cancel()
+    return done
+
+
+def _on_device(job: _Job[Result]) -> list[Result]:
+    """Do the items on another device, with less at a time when its memory runs out."""
+    compute = job.compute
+    done: list[Result] = []
+    first = 0
+    size = max(1, min(job.count, compute.max_memory // job.bytes_each))
+    while first < job.count:
+        last = min(first + size, job.count)
+        try:
+            done.append(job.work(slice(first, last), compute.device))
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+        else:
+            first = last
+            compute.tick(first / job.count)
+            continue
+        # Outside of the handler: until it ends, its traceback holds the failed try's memory.
+        release(compute.device)
+        if last - first == 1:
+            compute.warn(
+                f"{compute.device} ran out of memory on a single matrix; "
+                "the rest of the layer is done on the CPU"
+            )
+            return done + _in_threads(job, first)
+        size = (last - first) // 2
+    return done
+
+
+def _guarded(work: Callable[[slice, torch.device], Result], run: slice) -> Result:
+    """Do a piece on the CPU; running out of memory there is an error a person can read."""
+    try:
+        return work(run, CPU)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
+            raise
+        raise NotCertified(
+            "this machine has not enough memory for the layer",
+            slug="memory",
+            hint="give a smaller --max-memory",
+        ) from error
+
+
+def _is_helper() -> bool:
+    return threading.current_thread().name.startswith("lipaudit")
+
+
+@cache
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Return the threads of this process (a forked child needs its own)."""
+    del process
+    return ThreadPoolExecutor(
+        threads, thread_name_prefix="lipaudit", initializer=torch.set_num_threads, initargs=(1,)
+    )
+
+
+@cache
+def _single(process: int, threads: int) -> ThreadPoolExecutor:
+    """Return one thread that may use every core inside of one call."""
+    del process
+    return ThreadPoolExecutor(
+        1, thread_name_prefix="lipaudit", initializer=torch.set_num_threads, initargs=(threads,)
+    )

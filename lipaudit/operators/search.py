@@ -1,0 +1,204 @@
+"""Search: branch and bound for the largest norm of a symbol over a set of frequencies.
+
+The lower end climbs (`ascent`). The upper end is a number U a little above it, for which every
+region of frequencies (`cells`) has been closed by a proof: a Cholesky factorization at its
+centre (`certify.proves_below`). Regions that do not close are split. How many are needed
+depends on the kernel, not on the size of an image.
+
+Flat symbols (orthogonal kernels) would be split to the end by the lemmas of `cells`. For them
+the Gram matrix hardly depends on the frequency: ‖G(θ + δ) - G(θ)‖ <= ρ·variation.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar, final
+
+import torch
+
+from lipaudit.device import Compute
+from lipaudit.operators.ascent import Peak, climb, peak_at
+from lipaudit.operators.batches import in_batches
+from lipaudit.operators.cells import AbstractCells
+from lipaudit.operators.certify import ROOM, crude_upper, proves_below
+from lipaudit.operators.grams import choose_grams
+from lipaudit.operators.symbol import Symbol
+
+Result = TypeVar("Result")
+
+TOLERANCE = 1e-4
+"""Relative width that is aimed at."""
+_AHEAD = 0.9 * TOLERANCE
+"""How far above the lower end the upper end is tried; the rest allows for rounding."""
+_FLOPS = 2e12
+"""Work that one search may spend: half a minute on two cores, for the widest flat symbols."""
+_CELL_OVERHEAD = 3e4
+"""What one tiny factorization costs, in operations of a large one."""
+_EIGENVALUE_SIDE = 24
+"""Up to this side norms are estimated by LAPACK's eigenvalues, beyond by Lanczos steps."""
+_LANCZOS_STEPS = 16
+_STARTS = 3
+"""From how many of the first cells a local maximum is climbed to."""
+_SHORTFALL = 1e-3
+"""By how much Lanczos estimates are too low, about, where singular values are close together."""
+_GROWTHS = (1.0, 1.001, 1.01, 1.02, 1.05, 1.1, 1.2)
+"""How a candidate for the upper end is raised when the work is spent: estimates are low."""
+
+
+@final
+class Search:
+    """The state of one branch and bound: the bounds so far and the work spent."""
+
+    def __init__(self, symbol: Symbol, compute: Compute, peak: Peak, *, expected: int) -> None:
+        """Begin with a point of the set as the lower end, expecting so many cells."""
+        self.symbol = symbol
+        self.compute = compute
+        self.grams = choose_grams(symbol, expected, compute)
+        self.peak = peak
+        self.upper = peak.value * (1.0 + _AHEAD)
+        self._flops_each = self.grams.flops_each + 4.0 / 3.0 * symbol.side**3 + _CELL_OVERHEAD
+        self._flops_left = _FLOPS
+
+    def run(self, cells: AbstractCells) -> None:
+        """Bring `upper` to a bound of ‖P‖ at all points of the cells, proved."""
+        self._look_around(cells)
+        while len(cells):
+            closed, estimates = self._tested(cells, self.upper)
+            cells, estimates = cells.take(~closed), estimates[~closed]
+            if not len(cells):
+                return
+            before = self.peak.value
+            self._raise_lower(cells, estimates)
+            smaller = cells.split() if cells.can_split else cells
+            stuck = smaller is cells and self.peak.value <= before
+            if stuck or len(smaller) * self._flops_each > self._flops_left:
+                self._loosen(cells, estimates)
+                return
+            cells = smaller
+
+    def _look_around(self, cells: AbstractCells) -> None:
+        """Climb from the best of the first centres, where any frequency will do."""
+        if cells.anywhere and len(cells) > 1:
+            for index in self._estimates(cells).argsort(descending=True)[:_STARTS].tolist():
+                self._take(climb(self.symbol, cells.centres[index], int(cells.groups[index])))
+
+    def _raise_lower(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
+        """Raise the lower end where a centre promises to be higher."""
+        estimates = torch.where(cells.hits, estimates, 0.0)
+        index = int(estimates.argmax())
+        if float(estimates[index]) <= self.peak.value * (1.0 + 1e-9):
+            # Estimates are low where singular values are close together, and so is the centre
+            # of a cell with a higher point at its rim.
+            around = cells.around(self.peak.frequency, self.peak.group)
+            promising = torch.where(around, 0.0, estimates)
+            index = int(promising.argmax())
+            rim = float(cells.limits(self.peak.value)[index]) * (1.0 - _SHORTFALL)
+            if not float(promising[index]) > rim:
+                return
+        centre, group = cells.centres[index], int(cells.groups[index])
+        if cells.anywhere:
+            self._take(climb(self.symbol, centre, group))
+        else:
+            self._take(peak_at(self.symbol, centre, cells.period, group))
+
+    def _take(self, peak: Peak) -> None:
+        if peak.value > self.peak.value:
+            self.peak = peak
+            self.upper = max(self.upper, peak.value * (1.0 + _AHEAD))
+
+    def _estimates(self, cells: AbstractCells) -> torch.Tensor:
+        """Return about ‖P‖ at every centre; never more than rounding above it."""
+
+        def work(run: slice, device: torch.device) -> torch.Tensor:
+            centres, groups = cells.centres[run], cells.groups[run]
+            return estimated_norms(self.grams.at(centres, cells.period, groups, device)).cpu()
+
+        return torch.cat(self._batched(work, len(cells)))
+
+    def _tested(self, cells: AbstractCells, upper: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tell which cells hold nothing above `upper`; and estimates where that is not proved."""
+        # Rounded down, so that the test is at most stricter.
+        limits = cells.limits(upper * (2.0 - ROOM))
+        if math.isfinite(self.grams.variation):
+            square = upper * upper - cells.angles * self.grams.variation
+            limits = torch.maximum(limits, square.clamp(min=0.0).sqrt() * (2.0 - ROOM))
+
+        def work(run: slice, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+            centres, groups = cells.centres[run], cells.groups[run]
+            matrices = self.grams.at(centres, cells.period, groups, device)
+            proved = proves_below(matrices, self.grams.error, limits[run])
+            estimates = torch.zeros(len(proved), dtype=torch.float64)
+            if not bool(proved.all()):
+                estimates[~proved] = estimated_norms(matrices[~proved.to(matrices.device)]).cpu()
+            return proved, estimates
+
+        parts = self._batched(work, len(cells))
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _batched(self, work: Callable[[slice, torch.device], Result], count: int) -> list[Result]:
+        self._flops_left -= count * self._flops_each
+        return in_batches(
+            work,
+            count,
+            bytes_each=self.grams.bytes_each,
+            flops_each=self._flops_each,
+            compute=self.compute,
+        )
+
+    def _loosen(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
+        """End the search: raise the upper end until it holds for every cell that is left."""
+        crude = crude_bound(self.symbol)
+        shrinkage = float(cells.limits(1.0).min()) if cells.anywhere else 1.0
+        if shrinkage > 0:
+            self.upper = max(self.upper, float(estimates.max()) / shrinkage * (1.0 + 1e-6))
+        for growth in _GROWTHS if shrinkage > 0 else ():
+            self.upper *= growth
+            if self.upper >= crude:
+                break
+            closed, _ = self._tested(cells, self.upper)
+            if bool(closed.all()):
+                return
+            cells = cells.take(~closed)
+        self.upper = max(self.upper, crude)
+
+
+def crude_bound(symbol: Symbol) -> float:
+    """Return a true upper bound without a search: √T·‖(K_1 ... K_T)‖ (Cauchy)."""
+    count, groups, rows, columns = symbol.taps.shape
+    flat = symbol.taps.permute(1, 2, 0, 3).reshape(groups, rows, count * columns)
+    across = symbol.taps.permute(1, 0, 2, 3).reshape(groups, count * rows, columns)
+    norm = min(crude_upper(flat), crude_upper(across))
+    return min(math.sqrt(count) * norm * ROOM, symbol.magnitude)
+
+
+def estimated_norms(grams: torch.Tensor) -> torch.Tensor:
+    """Return about √λ_max of each matrix, from below: a guide, never a bound."""
+    side = grams.shape[-1]
+    if side <= _EIGENVALUE_SIDE:
+        values: torch.Tensor = torch.linalg.eigvalsh(grams)[..., -1]
+        return values.clamp(min=0).sqrt()
+    return _lanczos_norms(grams)
+
+
+def _lanczos_norms(grams: torch.Tensor) -> torch.Tensor:
+    """Return √ of the largest Ritz value of a few Lanczos steps, all matrices at once.
+
+    Without reorthogonalization: Ritz values stay below λ_max, only their copies multiply.
+    """
+    count, side = grams.shape[0], grams.shape[-1]
+    start = torch.cos(torch.arange(1, side + 1, dtype=torch.float64) ** 2).to(grams)
+    vector = (start / torch.linalg.vector_norm(start)).expand(count, side)
+    before = torch.zeros_like(vector)
+    beta = torch.zeros((count, 1), dtype=torch.float64, device=grams.device)
+    small = torch.zeros((count, _LANCZOS_STEPS, _LANCZOS_STEPS), dtype=torch.float64)
+    for step in range(_LANCZOS_STEPS):
+        image = (grams @ vector.unsqueeze(-1)).squeeze(-1) - beta * before
+        alpha = (vector.conj() * image).sum(-1, keepdim=True).real
+        image = image - alpha * vector
+        small[:, step, step] = alpha.squeeze(-1).cpu()
+        if step + 1 < _LANCZOS_STEPS:
+            beta = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
+            small[:, step + 1, step] = beta.squeeze(-1).cpu()
+            # Where the Krylov space ends, the rest is noise of size 0.
+            before, vector = vector, image / beta.clamp(min=1e-300)
+    values: torch.Tensor = torch.linalg.eigvalsh(small)[:, -1]
+    return values.clamp(min=0).sqrt().to(grams.device)
