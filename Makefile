@@ -50,7 +50,7 @@ readme: install ## rewrite the generated blocks of README.md
 	$(BIN)/python docs/blocks.py README.md
 
 bench: install ## time lipaudit against the methods of the papers, side by side
-	$(BIN)/python benchmarks/layer_norms.py
+	$(BIN)/python benchmarks/run.py --full
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(MODELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

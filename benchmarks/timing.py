@@ -1,0 +1,78 @@
+"""Honest timing: contestants take turns, so that a noisy minute hits all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+_EVICTED = 1 << 26
+"""Bytes written before each call: more than the caches hold, so that nobody starts warm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One method on one case."""
+
+    name: str
+    call: Callable[[], Any]
+    """Does the work from scratch: nothing may be kept from call to call."""
+    factor: float = 1.0
+    """How many times this work the whole case is; above 1 the time is extrapolated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one contestant, scaled to the whole case."""
+
+    least: float
+    median: float
+    result: Any
+    """What the last call returned."""
+
+
+def seconds(call: Callable[[], Any], device: str) -> tuple[float, Any]:
+    """Time one call, with cold caches and nothing left running on the device."""
+    torch.zeros(_EVICTED, dtype=torch.uint8).fill_(1)
+    _finish(device)
+    start = time.perf_counter()
+    result = call()
+    _finish(device)
+    return time.perf_counter() - start, result
+
+
+def race(
+    contestants: Sequence[Contestant], *, device: str, repeats: int, limit: float
+) -> dict[str, Timing]:
+    """Run the contestants in turn (A B A B ...), until a next round would pass the limit.
+
+    The limit is a number of seconds for all rounds of one contestant on average. There is
+    always one round; it pays for starting threads and libraries, and counts only if it stays the
+    only one.
+    """
+    times: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    results: dict[str, Any] = {}
+    for done in range(repeats):
+        spent = sum(map(sum, times.values()))
+        if done and spent * (done + 1) / done > limit * len(contestants):
+            break
+        for contestant in contestants:
+            taken, results[contestant.name] = seconds(contestant.call, device)
+            times[contestant.name].append(taken)
+    timings = {}
+    for contestant in contestants:
+        counted = times[contestant.name][1:] or times[contestant.name]
+        timings[contestant.name] = Timing(
+            least=min(counted) * contestant.factor,
+            median=statistics.median(counted) * contestant.factor,
+            result=results[contestant.name],
+        )
+    return timings
+
+
+def _finish(device: str) -> None:
+    """Wait until the device has nothing left to do."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
