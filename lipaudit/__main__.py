@@ -1,5 +1,6 @@
 """`lipaudit` and `python -m lipaudit`: run the command line, turn every end into an exit code."""
 
+import os
 import signal
 import sys
 import traceback
@@ -13,7 +14,13 @@ from lipaudit.errors import ExitCode, LipauditError, UsageError
 def main() -> None:
     """Run the command line and exit."""
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(_run())
+    code = _run()
+    if code == ExitCode.INTERRUPTED:
+        # Threads may be deep inside LAPACK; an ordinary exit would wait for them.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run() -> int:

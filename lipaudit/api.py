@@ -13,9 +13,10 @@ import torch
 
 from lipaudit import device as devices
 from lipaudit.analysis import audit, clipping, shapes
-from lipaudit.analysis.layerwise import Measured, Progress
+from lipaudit.analysis.layerwise import Measured, Progress, Wish
 from lipaudit.analysis.shapes import InputShape
-from lipaudit.errors import NotCertified
+from lipaudit.device import Warn, ignore
+from lipaudit.errors import NotCertified, UsageError
 from lipaudit.formats import atomic, detect, live
 from lipaudit.graph.model import Model
 from lipaudit.results import ClipReport, Report, Skipped, Tool
@@ -47,12 +48,26 @@ def inspect(
     model: str | None = None,
     layers: str | None = None,
     spectra: bool = True,
+    by_svd: bool = False,
+    padding: str = "own",
+    power_steps: int | None = None,
     device: str = "auto",
     max_memory: int | None = None,
     progress: Progress | None = None,
+    warn: Warn = ignore,
 ) -> Report:
-    """Measure every layer with a weight: norm, spectrum, ranks. `layers` is a glob of names."""
-    compute = _compute(device, max_memory, spectra=spectra)
+    """Measure every layer with a weight: norm, spectrum, ranks.
+
+    `layers` is a glob of names. `by_svd` decomposes and proves every spectrum that fits the
+    memory, whatever it costs. `padding="circular"` measures every convolution as the circular
+    one of its input's size. `power_steps` adds what so many steps of power iteration say.
+    """
+    if padding not in {"own", "circular"}:
+        raise UsageError(f"no padding {padding!r}", slug="padding", hint="own or circular")
+    wish = Wish(layers, padding == "circular", power_steps)
+    compute = devices.choose(
+        device, max_memory=max_memory, full_spectra=spectra, by_svd=by_svd, warn=warn
+    )
     return Report(
         tool=_tool(compute),
         models=tuple(
@@ -60,7 +75,7 @@ def inspect(
                 load(source, input_shape=input_shape, model=model),
                 compute,
                 input_shape=input_shape,
-                only=layers,
+                wish=wish,
                 progress=progress,
             )
             for source in sources
@@ -75,9 +90,10 @@ def bound(
     device: str = "auto",
     max_memory: int | None = None,
     progress: Progress | None = None,
+    warn: Warn = ignore,
 ) -> Report:
     """Bound the Lipschitz constant (ℓ2) of the whole network; includes the layers' norms."""
-    compute = _compute(device, max_memory, spectra=False)
+    compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
     return Report(
         tool=_tool(compute),
         models=tuple(
@@ -105,6 +121,7 @@ def clip(
     device: str = "auto",
     max_memory: int | None = None,
     progress: Progress | None = None,
+    warn: Warn = ignore,
 ) -> ClipReport:
     """Write a copy of the checkpoint in which every layer's proved norm is at most `to`.
 
@@ -112,14 +129,14 @@ def clip(
     meet the limit does it take its place. With `dry_run` it is measured and thrown away.
     """
     clipping.check_limit(to)
-    compute = _compute(device, max_memory, spectra=False)
+    compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
     checkpoint = load(source, input_shape=input_shape, model=model)
     form = detect.format_of(checkpoint)
     target = Path(output)
 
     def measure(candidate: Model) -> tuple[Measured, ...]:
         return audit.measure(
-            candidate, compute, input_shape=input_shape, only=layers, progress=progress
+            candidate, compute, input_shape=input_shape, wish=Wish(layers), progress=progress
         )
 
     before = measure(checkpoint)
@@ -151,11 +168,6 @@ def clip(
         notes=checkpoint.notes,
         written=not dry_run,
     )
-
-
-def _compute(device: str, max_memory: int | None, *, spectra: bool) -> devices.Compute:
-    budget = devices.DEFAULT_MEMORY if max_memory is None else max_memory
-    return devices.choose(device, max_memory=budget, full_spectra=spectra)
 
 
 def _tool(compute: devices.Compute) -> Tool:

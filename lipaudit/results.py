@@ -86,6 +86,12 @@ class LayerResult:
     """Norm of the weight as an (outputs x rest) matrix: an estimate, not the layer's norm."""
     frobenius: float | None
     spectrum: SpectrumSummary | None
+    leading: tuple[float, ...] = ()
+    """Lower bounds of the largest singular values, each proved, where the layer's own spectrum
+    is out of reach."""
+    leading_method: str = ""
+    power_iteration: float | None = None
+    """What power iteration says, where it was asked for: an estimate from below."""
     log_share: float | None = None
     """Share of this layer in the sum of |log norm| over the model, with the sign of the log."""
     tied_with: str = ""
@@ -266,6 +272,7 @@ def _record(model: ModelReport, layer: LayerResult) -> dict[str, Any]:
         "rigor": layer.norm.rigor.label,
         "method": layer.norm.method,
         "reshaped_norm": layer.reshaped_norm,
+        "power_iteration": layer.power_iteration,
         "frobenius": layer.frobenius,
         "stable_rank": spectrum.stable_rank if spectrum else None,
         "entropy_rank": spectrum.entropy_rank if spectrum else None,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from lipaudit.analysis import layerwise, propagate, sampling, shapes
 from lipaudit.analysis.bounds import catalog
 from lipaudit.analysis.bounds.base import Question
-from lipaudit.analysis.layerwise import Measured, Progress
+from lipaudit.analysis.layerwise import Measured, Progress, Wish
 from lipaudit.analysis.shapes import InputShape, InputShapes
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
@@ -30,6 +30,7 @@ _UNKNOWN_GRAPH = (
     "the layer graph is unknown: the file lists weights, not how they are connected; "
     "give --model pkg.mod:factory, or export to ONNX or .pt2"
 )
+_AS_CIRCULAR = "every convolution was taken as a circular one, not as the network pads it"
 
 
 def inspect(
@@ -37,13 +38,16 @@ def inspect(
     compute: Compute,
     *,
     input_shape: InputShape = None,
-    only: str | None = None,
+    wish: Wish | None = None,
     progress: Progress | None = None,
 ) -> ModelReport:
     """Measure every layer with a weight, as it stands in the file."""
     known, network = _network(model, input_shape)
-    measured = layerwise.measure(network, compute, only=only, ties=model.ties, progress=progress)
-    return _report(model, known, network, measured)
+    measured = layerwise.measure(network, compute, wish=wish, ties=model.ties, progress=progress)
+    report = _report(model, known, network, measured)
+    if wish is not None and wish.circular:
+        return replace(report, notes=(_AS_CIRCULAR, *report.notes))
+    return report
 
 
 def measure(
@@ -51,12 +55,12 @@ def measure(
     compute: Compute,
     *,
     input_shape: InputShape = None,
-    only: str | None = None,
+    wish: Wish | None = None,
     progress: Progress | None = None,
 ) -> tuple[Measured, ...]:
     """Measure the layers as `inspect` does, keeping the layers themselves beside the numbers."""
     _, network = _network(model, input_shape)
-    return layerwise.measure(network, compute, only=only, ties=model.ties, progress=progress)
+    return layerwise.measure(network, compute, wish=wish, ties=model.ties, progress=progress)
 
 
 def bound(

@@ -14,14 +14,28 @@ from lipaudit.errors import LipauditError
 from lipaudit.graph.constant import Constant
 from lipaudit.layers.base import AbstractLinearLayer
 from lipaudit.layers.network import Network, Step
-from lipaudit.operators.base import Norm
-from lipaudit.operators.spectrum import Spectrum
+from lipaudit.operators.base import AbstractLinearOperator, Norm
+from lipaudit.operators.convolution import as_circular
+from lipaudit.operators.estimates import power_iteration
+from lipaudit.operators.spectrum import Leading, Spectrum
 from lipaudit.results import LayerResult, Measure, Skipped, SpectrumSummary
 
-Progress = Callable[[str, int, int], None]
-"""Called with (layer name, how many are done, how many there are)."""
+Progress = Callable[[str, float, int], None]
+"""Called with (layer name, how many are done, how many there are); a layer counts in parts."""
 
 _WEIGHT = ".weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """Which layers are to be measured, and as what."""
+
+    only: str | None = None
+    """A glob of names; None: all."""
+    circular: bool = False
+    """Whether every convolution is taken as a circular one, as in the paper."""
+    power_steps: int | None = None
+    """Steps of the power iteration to compare with; None: not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,24 +51,31 @@ def measure(
     network: Network,
     compute: Compute,
     *,
-    only: str | None = None,
+    wish: Wish | None = None,
     ties: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> tuple[Measured, ...]:
-    """Measure the linear layers whose name matches the glob `only` (None: all)."""
+    """Measure the linear layers, in the order of the graph."""
+    wish = wish or Wish()
     steps = [
         (step, step.layer)
         for step in network.steps
-        if isinstance(step.layer, AbstractLinearLayer) and matches(title(step), only)
+        if isinstance(step.layer, AbstractLinearLayer) and matches(title(step), wish.only)
     ]
     measured = []
     for count, (step, layer) in enumerate(steps):
         if progress is not None:
             progress(title(step), count, len(steps))
-        measured.append(_measure(network, step, layer, compute))
+            compute = replace(compute, tick=_within(progress, title(step), count, len(steps)))
+        measured.append(_measure(network, step, layer, compute, wish))
     if progress is not None and steps:
         progress("", len(steps), len(steps))
     return _with_shares(_with_ties(measured, ties or {}))
+
+
+def _within(progress: Progress, name: str, before: int, total: int) -> Callable[[float], None]:
+    """Return what is told which share of one layer is done."""
+    return lambda share: progress(name, before + share, total)
 
 
 def title(step: Step) -> str:
@@ -83,7 +104,7 @@ def matches(name: str, glob: str | None) -> bool:
 
 
 def _measure(
-    network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute
+    network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute, wish: Wish
 ) -> Measured:
     weights = layer.weights()
     try:
@@ -92,8 +113,14 @@ def _measure(
             return _unmeasured(step, "non-finite", problem)
         shape = network.signal_shapes(step)[0] if step.signals else None
         operator = layer.operator(shape, compute)
+        if wish.circular:
+            operator = as_circular(operator)
         norm = _widened(operator.norm(), weights[0])
         spectrum = operator.spectrum() if compute.full_spectra else None
+        leading = _trusted_leading(operator, weights[0]) if compute.full_spectra else None
+        estimate = None
+        if wish.power_steps is not None:
+            estimate = power_iteration(operator, wish.power_steps)
     except LipauditError as error:
         return _unmeasured(step, error.slug, error.cause)
     except TypeError as error:  # a dtype that torch has no name for
@@ -112,6 +139,9 @@ def _measure(
         reshaped_norm=operator.reshaped_norm(),
         frobenius=operator.frobenius(),
         spectrum=_summary(spectrum) if spectrum is not None else None,
+        leading=leading.values if leading is not None else (),
+        leading_method=leading.method if leading is not None else "",
+        power_iteration=estimate,
     )
     return Measured(step, norm, result)
 
@@ -159,6 +189,11 @@ def _widened(norm: Norm, weight: Constant) -> Norm:
         Enclosure.exactly(float(values.sum()))
     )
     return replace(norm, enclosure=norm.enclosure.widened(slack))
+
+
+def _trusted_leading(operator: AbstractLinearOperator, weight: Constant) -> Leading | None:
+    """Return the leading values, unless they are those of a weight that is itself rounded."""
+    return operator.leading() if weight.entry_error == 0 else None
 
 
 def _summary(spectrum: Spectrum) -> SpectrumSummary:

@@ -49,16 +49,13 @@ def inspect(
     *,
     input_shape: options.InputShape = None,
     layers: options.Layers = None,
-    sort: Annotated[
-        str, typer.Option(metavar="name|norm|share|size|kind", help="Order of the layers.")
-    ] = "",
-    top: Annotated[int | None, typer.Option(min=1, help="Show only the first N layers.")] = None,
-    max_norm: Annotated[
-        float | None, typer.Option(metavar="X", help="Gate: no layer's norm above this.")
-    ] = None,
-    spectra: Annotated[
-        bool, typer.Option("--spectra/--no-spectra", help="Whether to work out ranks.")
-    ] = True,
+    sort: options.Sort = "",
+    top: options.Top = None,
+    max_norm: options.MaxNorm = None,
+    spectra: options.Spectra = True,
+    by_svd: options.BySvd = False,
+    padding: options.Padding = "own",
+    power_steps: options.PowerSteps = None,
     model: options.Model = None,
     report_format: options.Format = "table",
     output: options.Output = None,
@@ -71,24 +68,31 @@ def inspect(
     from lipaudit.gates.policy import Policy  # noqa: PLC0415 - the same
     from lipaudit.report.base import Choice  # noqa: PLC0415 - the same
 
-    if sort not in {"", "name", "norm", "share", "size", "kind"}:
+    options.check_sort(sort)
+    if padding == "circular" and max_norm is not None:
         raise UsageError(
-            f"cannot sort by {sort!r}", slug="sort", hint="name, norm, share, size or kind"
+            "--max-norm judges the layers as they run",
+            slug="padding",
+            hint="leave --padding circular out",
         )
     policy = Policy(max_norm=options.limit(max_norm, "--max-norm"))
     shape = options.input_shape(input_shape)
     room = options.memory(max_memory)
 
-    def audit(path: str, progress: "Callable[[str, int, int], None] | None") -> "Report":
+    def audit(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
         return api.inspect(
             path,
             input_shape=shape,
             model=model,
             layers=layers,
             spectra=spectra,
+            by_svd=by_svd,
+            padding=padding,
+            power_steps=power_steps,
             device=device,
             max_memory=room,
             progress=progress,
+            warn=streams.warn,
         )
 
     _audit(
@@ -110,9 +114,7 @@ def bound(
     max_bound: Annotated[
         float | None, typer.Option("--max", metavar="X", help="Gate: no bound above this.")
     ] = None,
-    max_norm: Annotated[
-        float | None, typer.Option(metavar="X", help="Gate: no layer's norm above this.")
-    ] = None,
+    max_norm: options.MaxNorm = None,
     assume_sequential: Annotated[
         bool,
         typer.Option(
@@ -140,7 +142,7 @@ def bound(
     shape = options.input_shape(input_shape)
     room = options.memory(max_memory)
 
-    def audit(path: str, progress: "Callable[[str, int, int], None] | None") -> "Report":
+    def audit(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
         return api.bound(
             path,
             input_shape=shape,
@@ -148,6 +150,7 @@ def bound(
             device=device,
             max_memory=room,
             progress=progress,
+            warn=streams.warn,
         )
 
     _audit(paths, audit, policy, Choice(), report_format=report_format, output=output, force=force)
@@ -190,6 +193,7 @@ def clip(
             device=device,
             max_memory=options.memory(max_memory),
             progress=progress,
+            warn=streams.warn,
         )
     reporter = REPORTERS[report_format]
     streams.deliver(reporter.clip(report, streams.canvas(to_file=False)), None, force=False)
@@ -197,7 +201,7 @@ def clip(
 
 def _audit(
     paths: list[str],
-    audit: "Callable[[str, Callable[[str, int, int], None] | None], Report]",
+    audit: "Callable[[str, Callable[[str, float, int], None] | None], Report]",
     policy: "Policy",
     choice: "Choice",
     *,

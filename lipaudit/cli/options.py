@@ -30,6 +30,30 @@ Model = Annotated[
 Layers = Annotated[
     str | None, typer.Option(metavar="GLOB", help="Only layers of these names, as in 'conv*,fc'.")
 ]
+Sort = Annotated[
+    str, typer.Option(metavar="name|norm|share|size|kind", help="Order of the layers.")
+]
+Top = Annotated[int | None, typer.Option(min=1, help="Show only the first N layers.")]
+MaxNorm = Annotated[
+    float | None, typer.Option(metavar="X", help="Gate: no layer's norm above this.")
+]
+Spectra = Annotated[bool, typer.Option("--spectra/--no-spectra", help="Whether to work out ranks.")]
+BySvd = Annotated[
+    bool, typer.Option("--svd", help="Decompose and prove every spectrum, whatever it costs.")
+]
+Padding = Annotated[
+    str,
+    typer.Option(
+        metavar="own|circular",
+        help="Take every convolution as it pads, or as a circular one of its input's size.",
+    ),
+]
+PowerSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--power-iteration", metavar="T", min=0, help="Also show T steps of it: an estimate."
+    ),
+]
 Format = Annotated[str, typer.Option("-f", "--format", metavar="table|json", help="Output format.")]
 Output = Annotated[
     str | None, typer.Option("-o", "--output", metavar="FILE", help="Write the report here.")
@@ -54,6 +78,14 @@ def input_shape(texts: list[str] | None) -> dict[str, str] | None:
             )
         shapes[name] = shape
     return shapes
+
+
+def check_sort(order: str) -> None:
+    """Refuse an order that there is not."""
+    if order not in {"", "name", "norm", "share", "size", "kind"}:
+        raise UsageError(
+            f"cannot sort by {order!r}", slug="sort", hint="name, norm, share, size or kind"
+        )
 
 
 def memory(text: str | None) -> int | None:

@@ -27,6 +27,11 @@ def complain(error: LipauditError) -> None:
     sys.stderr.write(f"lipaudit: error: {safe(str(error))}\n")
 
 
+def warn(text: str) -> None:
+    """Print one line about something that was done another way than asked."""
+    sys.stderr.write(f"lipaudit: warning: {safe(text)}\n")
+
+
 def canvas(*, to_file: bool) -> "Canvas":
     """Find out what stdout can show."""
     from lipaudit.report.base import Canvas  # noqa: PLC0415 - keeps `--help` instant
@@ -95,7 +100,7 @@ def about(path: str) -> "Iterator[None]":
 
 
 @contextlib.contextmanager
-def progress() -> "Iterator[Callable[[str, int, int], None] | None]":
+def progress() -> "Iterator[Callable[[str, float, int], None] | None]":
     """Show which layer is being measured, on a terminal only."""
     if not sys.stderr.isatty():
         yield None
@@ -106,7 +111,7 @@ def progress() -> "Iterator[Callable[[str, int, int], None] | None]":
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def show(name: str, done: int, total: int) -> None:
+        def show(name: str, done: float, total: int) -> None:
             description = safe(name)[:40].replace("[", "\\[")
             bar.update(task, description=description, completed=done, total=total)
 

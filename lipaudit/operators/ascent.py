@@ -37,10 +37,16 @@ class Peak:
     value: float
     """At most ‖P‖ there, proved."""
     frequency: torch.Tensor
-    """In units of 2π/TURN, one integer an axis."""
+    """In units of 2π/`period`, one integer an axis."""
+    period: int
     group: int
     vector: torch.Tensor
     """Right singular vector of P there, complex, of length 1."""
+
+    @property
+    def turns(self) -> torch.Tensor:
+        """The frequency as a float, in turns."""
+        return self.frequency.to(torch.float64) / self.period
 
 
 def climb(symbol: Symbol, frequency: torch.Tensor, group: int) -> Peak:
@@ -88,7 +94,7 @@ def peak_at(
         length = torch.ones(())
     right = right / length
     value = max(0.0, attained(matrix, right) - symbol.error * ROOM)
-    return Peak(value, frequency, group, right)
+    return Peak(value, frequency, period, group, right)
 
 
 def scrambled(size: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from lipaudit.enclosure import Enclosure
-from lipaudit.operators.spectrum import Spectrum
+from lipaudit.operators.spectrum import Leading, Spectrum
 
 Shape = tuple[int, ...]
 
@@ -57,6 +57,13 @@ class AbstractLinearOperator(abc.ABC):
         """Return the singular values, or None where they are out of reach.
 
         The spectrum says of which operator it is (`Spectrum.of`) when that is not this one.
+        """
+
+    @abc.abstractmethod
+    def leading(self) -> Leading | None:
+        """Return the largest singular values from below; None beside the operator's own spectrum.
+
+        None also where even that is out of reach.
         """
 
     @abc.abstractmethod

@@ -109,8 +109,10 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
     worth = math.ceil(WORTH_A_THREAD / job.flops_each)
     size = max(1, min(room, max(worth, -(-left // (4 * threads)))))
     pieces = [slice(at, min(at + size, job.count)) for at in range(first, job.count, size)]
-    if _is_helper() or left <= 2 * worth:
-        return [_guarded(job.work, piece) for piece in pieces]
+    if _is_helper() or len(pieces) == 1 or left <= 2 * worth:
+        return interruptible(
+            lambda: [_guarded(job.work, piece) for piece in pieces], flops=left * job.flops_each
+        )
     futures: list[Future[Result]] = []
     done: list[Result] = []
     try:

@@ -218,15 +218,24 @@ def proved_norm(matrices: torch.Tensor, error: float = 0.0) -> Enclosure:
         return Enclosure.of(0.0, error, Rigor.PROVED)
     flat, factor = normalised(matrices.reshape(-1, *matrices.shape[-2:]))
     grams, gram_error = gram(flat)
-    values = torch.linalg.eigvalsh(grams)[:, -1]
+    norm = norm_from_gram(flat, grams, gram_error, torch.linalg.eigvalsh(grams)[:, -1])
+    return widened(rescaled(norm, factor), error)
+
+
+def norm_from_gram(
+    flat: torch.Tensor, grams: torch.Tensor, gram_error: torch.Tensor, values: torch.Tensor
+) -> Enclosure:
+    """Enclose the largest norm over matrices of moderate size, proved.
+
+    `values` are about the largest eigenvalues of their Gram matrices (see `gram`).
+    """
     candidate = math.sqrt(max(float(values.max()), 0.0))
     upper = upper_from_gram(grams, gram_error, candidate)
     winner = int(values.argmax())
     lower = _lower_end(flat[winner], grams[winner], candidate)
     if upper is None:
         upper = crude_upper(flat)
-    norm = rescaled(Enclosure.of(min(lower, upper), upper, Rigor.PROVED), factor)
-    return widened(norm, error)
+    return Enclosure.of(min(lower, upper), upper, Rigor.PROVED)
 
 
 def widened(norm: Enclosure, error: float) -> Enclosure:
@@ -283,7 +292,7 @@ def svd_radius(
     rows, columns = matrices.shape[-2:]
     tall = rows >= columns
     A, U, V = (matrices, left, right.mH) if tall else (matrices.mH, right.mH, left)
-    alpha, beta = _departure(V), _departure(U)
+    alpha, beta = departure(V), departure(U)
     rho = _residual(A, U, values, V)
     worst_alpha, worst_beta = float(alpha.max()), float(beta.max())
     if not (worst_alpha < 0.5 and worst_beta < 0.5):
@@ -295,7 +304,7 @@ def svd_radius(
     return radius * ROOM + UNDERFLOW if math.isfinite(radius) else math.inf
 
 
-def _departure(factor: torch.Tensor) -> torch.Tensor:
+def departure(factor: torch.Tensor) -> torch.Tensor:
     """Return at least ‖I - XᴴX‖_F of each matrix of a batch."""
     rows, columns = factor.shape[-2:]
     constant = product_constant(rows, is_complex=factor.is_complex())

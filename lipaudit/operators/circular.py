@@ -12,7 +12,7 @@ from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators.ascent import Peak, peak_at
 from lipaudit.operators.batches import one_thread
-from lipaudit.operators.cells import TURN, Grid, GridBlocks
+from lipaudit.operators.cells import Grid, GridBlocks
 from lipaudit.operators.search import Search, crude_bound
 from lipaudit.operators.size_free import Supremum, supremum
 from lipaudit.operators.symbol import Symbol
@@ -26,39 +26,44 @@ def torus_norm(
     grid: Grid,
     compute: Compute,
     best: Supremum | None = None,
-) -> Enclosure:
+    near: Peak | None = None,
+) -> Supremum:
     """Enclose the norm on a torus, proved.
 
     `best` is the supremum over all frequencies where it is known already, of this symbol or of
     one with the same supremum; parts of the grid that stay well below it need no proof of
-    their own.
+    their own. `near` is where to look first.
     """
-    if not bool(symbol.taps.any()):
-        return Enclosure.exactly(0)
-    every_point = math.prod(grid.half) <= EVERY_POINT
+    every_point = has_few_points(grid)
     if best is None and not every_point:
         best = supremum(symbol, compute)
     if best is None:
-        above, start = crude_bound(symbol), _peak_near(symbol, grid, None)
+        above, start = crude_bound(symbol), _peak_near(symbol, grid, near)
     else:
-        above, start = best.enclosure.upper, _peak_near(symbol, grid, best.peak)
+        above, start = best.enclosure.upper, _peak_near(symbol, grid, near or best.peak)
     first = math.prod(grid.half) if every_point else EVERY_POINT // 4
     cells = GridBlocks.covering(grid, symbol.radii, symbol.groups, above, first)
     search = Search(symbol, compute, start, expected=len(cells))
-    with one_thread():
-        search.run(cells)
-    upper = min(search.upper, above)
-    return Enclosure.of(search.peak.value, max(upper, search.peak.value), Rigor.PROVED)
+    if bool(symbol.taps.any()):
+        with one_thread():
+            search.run(cells)
+    upper = max(min(search.upper, above), search.peak.value)
+    return Supremum(Enclosure.of(search.peak.value, upper, Rigor.PROVED), search.peak)
 
 
-def attained_near(symbol: Symbol, grid: Grid, best: Supremum) -> float:
-    """Return a proved lower bound of the torus norm from the grid point next to a supremum."""
-    return _peak_near(symbol, grid, best.peak).value
+def has_few_points(grid: Grid) -> bool:
+    """Tell whether testing every frequency is less work than knowing the supremum."""
+    return math.prod(grid.half) <= EVERY_POINT
+
+
+def attained_near(symbol: Symbol, grid: Grid, peak: Peak) -> float:
+    """Return a proved lower bound of the torus norm from the grid point next to a peak."""
+    return _peak_near(symbol, grid, peak).value
 
 
 def _peak_near(symbol: Symbol, grid: Grid, peak: Peak | None) -> Peak:
     if peak is None:
         turns, group = torch.zeros(len(grid.sizes), dtype=torch.float64), 0
     else:
-        turns, group = peak.frequency.to(torch.float64) / TURN, peak.group
+        turns, group = peak.turns, peak.group
     return peak_at(symbol, grid.nearest(turns), grid.period, group)

@@ -14,7 +14,7 @@ import torch
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure
 from lipaudit.errors import ShapeError
-from lipaudit.operators import dense, padded
+from lipaudit.operators import dense, krylov, leading, padded
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
 from lipaudit.operators.certify import check_finite
 from lipaudit.operators.correlation import Correlation
@@ -22,7 +22,7 @@ from lipaudit.operators.geometry import ConvGeometry, PaddingMode
 from lipaudit.operators.scaled import ScaledOperator
 from lipaudit.operators.scaling import normalised
 from lipaudit.operators.size_free import supremum
-from lipaudit.operators.spectrum import Spectrum
+from lipaudit.operators.spectrum import Leading, Spectrum
 from lipaudit.operators.strided import polyphase, reduced
 from lipaudit.operators.torus_spectrum import OWN_FLOPS, STAND_IN_FLOPS, torus_spectrum
 
@@ -57,6 +57,35 @@ def convolution(
     else:
         inner = SizedConvolution(Correlation(moderate, geometry, in_shape), compute)
     return inner if factor == 1.0 else ScaledOperator(inner, factor)
+
+
+def as_circular(operator: AbstractLinearOperator) -> AbstractLinearOperator:
+    """Return the circular convolution of the same kernel at the same input size.
+
+    That is the operator of Sedghi, Gupta & Long (2019). Other operators, and convolutions for
+    every size at once, whose supremum is that of all tori, are returned as they are.
+    """
+    if isinstance(operator, ScaledOperator):
+        return replace(operator, inner=as_circular(operator.inner))
+    if isinstance(operator, SizeFreeConvolution):
+        return replace(operator, geometry=replace(operator.geometry, mode=PaddingMode.ZEROS))
+    if not isinstance(operator, SizedConvolution):
+        return operator
+    conv = operator.conv
+    for n, s in zip(conv.in_shape[1:], conv.geometry.stride, strict=True):
+        if n % s and not conv.geometry.transposed:
+            raise ShapeError(
+                f"a stride of {s} does not divide {n}: there is no circular convolution",
+                slug="circular",
+            )
+    wrapped = replace(
+        conv.geometry,
+        mode=PaddingMode.CIRCULAR,
+        padding=tuple((reach // 2, reach - reach // 2) for reach in conv.reach),
+        # A transposed one then makes exactly stride times as many points.
+        output_padding=tuple(s - 1 for s in conv.geometry.stride),
+    )
+    return SizedConvolution(replace(conv, geometry=wrapped), operator.compute)
 
 
 def reshaped_norm(kernel: torch.Tensor, *, transposed: bool) -> float:
@@ -141,6 +170,9 @@ class SizeFreeConvolution(AbstractLinearOperator):
             for k, d, s in zip(self.kernel.shape[2:], g.dilation, g.stride, strict=True)
         )
 
+    def leading(self) -> None:
+        """Return None: there is no one map."""
+
     def frobenius(self) -> None:
         """Return None: it grows with the input."""
 
@@ -181,6 +213,24 @@ class SizedConvolution(AbstractLinearOperator):
 
     def spectrum(self) -> Spectrum | None:
         """Return the operator's own spectrum, or that of the circular one of the same size."""
+        return self._spectrum
+
+    def leading(self) -> Leading | None:
+        """See `AbstractLinearOperator.leading`."""
+        is_own = self._spectrum is not None and not self._spectrum.of
+        if not self.compute.full_spectra or is_own or not bool(self.conv.kernel.any()):
+            return None
+        return leading.leading(
+            lambda x: self.conv.apply(x.unsqueeze(0)).squeeze(0),
+            lambda y: self.conv.adjoint(y.unsqueeze(0)).squeeze(0),
+            krylov.scrambled(self.in_shape, self.conv.kernel.device),
+            doubt=padded.apply_doubt(self.conv),
+            flops_each=2.0 * self.conv.multiplications,
+            max_memory=self.compute.max_memory,
+        )
+
+    @cached_property
+    def _spectrum(self) -> Spectrum | None:
         if not self.compute.full_spectra or not self.conv.kernel.numel():
             return None
         if self._is_torus or self._exact is None:

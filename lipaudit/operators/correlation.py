@@ -132,6 +132,11 @@ class Correlation:
             return (self.wide_channels, *self.wide)
         return (self.narrow_channels, *self.narrow)
 
+    @property
+    def multiplications(self) -> int:
+        """How many products one application takes."""
+        return self.kernel.numel() * math.prod(self.narrow)
+
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Map a batch of inputs to a batch of outputs."""
         if self.geometry.transposed:

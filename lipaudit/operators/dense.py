@@ -1,7 +1,7 @@
 """DenseOperator and BlockDiagonalOperator: matrices, one or many side by side."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
 
@@ -10,24 +10,28 @@ import torch
 
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
-from lipaudit.operators import krylov
+from lipaudit.operators import krylov, leading
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
 from lipaudit.operators.batches import in_batches, interruptible
 from lipaudit.operators.certify import (
+    ROOM,
     UNDERFLOW,
     attained,
     check_finite,
     crude_upper,
+    frobenius_above,
+    gamma,
     gram,
+    norm_from_gram,
     proved_norm,
     svd_radius,
     upper_from_gram,
     widened,
 )
 from lipaudit.operators.factors import NotConverged, decomposed
-from lipaudit.operators.scaled import scaled_spectrum
+from lipaudit.operators.scaled import scaled_leading, scaled_spectrum
 from lipaudit.operators.scaling import normalised, rescaled
-from lipaudit.operators.spectrum import Spectrum
+from lipaudit.operators.spectrum import Leading, Spectrum
 
 SVD_FLOPS = 2e11
 """A decomposition with vectors that needs more than this is not worth its seconds by default."""
@@ -36,6 +40,8 @@ FLOPS_PER_ENTRY = 20.0
 _EIGENVALUE_SIDE = 256
 """Up to this side the largest eigenvalue of a Gram matrix comes from LAPACK, then from Krylov."""
 _KRYLOV_STEPS = 60
+GRAM_FLOPS = 5e11
+"""Eigenvalues of a Gram matrix that need more than this are not worth their seconds either."""
 SVD_COPIES = 6
 """Work space of an SVD with vectors and of its certificate, in copies of the matrix."""
 
@@ -74,6 +80,10 @@ class DenseOperator(AbstractLinearOperator):
     def spectrum(self) -> Spectrum | None:
         """See `AbstractLinearOperator.spectrum`."""
         return self._measured.spectrum
+
+    def leading(self) -> Leading | None:
+        """See `AbstractLinearOperator.leading`."""
+        return self._measured.leading
 
     def frobenius(self) -> float:
         """See `AbstractLinearOperator.frobenius`."""
@@ -126,6 +136,10 @@ class BlockDiagonalOperator(AbstractLinearOperator):
         """See `AbstractLinearOperator.spectrum`."""
         return self._measured.spectrum
 
+    def leading(self) -> Leading | None:
+        """See `AbstractLinearOperator.leading`."""
+        return self._measured.leading
+
     def frobenius(self) -> float:
         """See `AbstractLinearOperator.frobenius`."""
         return _frobenius(self.blocks)
@@ -144,6 +158,7 @@ class Measured:
 
     norm: Norm
     spectrum: Spectrum | None
+    leading: Leading | None = None
 
 
 def measure(blocks: torch.Tensor, compute: Compute, error: float = 0.0) -> Measured:
@@ -161,7 +176,10 @@ def measure(blocks: torch.Tensor, compute: Compute, error: float = 0.0) -> Measu
 
     def work(_: slice, device: torch.device) -> Measured:
         local = compute.move(moderate, device)
-        return _with_spectrum(local, compute, error) or _norm_only(local, compute, error)
+        found = _with_spectrum(local, compute, error) or _norm_only(local, compute, error)
+        if compute.full_spectra and found.spectrum is None:
+            return replace(found, leading=_leading(local, compute, error))
+        return found
 
     # A single item: it is done elsewhere if the device has no memory for it.
     (found,) = in_batches(
@@ -175,7 +193,7 @@ def measure(blocks: torch.Tensor, compute: Compute, error: float = 0.0) -> Measu
     spectrum = found.spectrum
     if spectrum is not None and factor != 1.0:
         spectrum = scaled_spectrum(spectrum, factor)
-    return Measured(norm, spectrum)
+    return Measured(norm, spectrum, scaled_leading(found.leading, factor))
 
 
 def largest_singular_value(matrix: torch.Tensor) -> float:
@@ -191,12 +209,16 @@ def largest_singular_value(matrix: torch.Tensor) -> float:
 
 
 def _with_spectrum(blocks: torch.Tensor, compute: Compute, error: float) -> Measured | None:
-    """Decompose every block, None when that is too much work or not wanted or does not converge."""
-    rows, columns = blocks.shape[-2:]
-    flops = FLOPS_PER_ENTRY * blocks.numel() * min(rows, columns)
+    """Decompose every block, or its Gram matrix; None when that is too much or not wanted."""
+    side = min(blocks.shape[1:])
+    flops = FLOPS_PER_ENTRY * blocks.numel() * side
     room = SVD_COPIES * blocks.numel() * blocks.element_size() <= compute.max_memory
-    if not compute.full_spectra or not room or (flops > SVD_FLOPS and not compute.by_svd):
+    if not compute.full_spectra or not room:
         return None
+    if flops > SVD_FLOPS and not compute.by_svd:
+        # The Gram matrix, and a reduction to tridiagonal form half of which is slow.
+        quickly = 2.0 * blocks.numel() * side + 4.0 * len(blocks) * float(side) ** 3
+        return _from_gram(blocks, error) if quickly <= GRAM_FLOPS else None
     factors = interruptible(lambda: decomposed(blocks), flops=flops)
     if factors is None:
         return _from_gram(blocks, error)
@@ -217,14 +239,16 @@ def _with_spectrum(blocks: torch.Tensor, compute: Compute, error: float) -> Meas
 
 def _from_gram(blocks: torch.Tensor, error: float) -> Measured:
     """Measure by Gram eigenvalues: a proved norm, and values good to about 1e-8 of the largest."""
+    grams, gram_error = gram(blocks)
     try:
-        norm = Norm(proved_norm(blocks, error), "Cholesky proof (the SVD did not converge)")
-        grams, _ = gram(blocks)
-        values = torch.linalg.eigvalsh(grams).clamp(min=0).sqrt()
+        eigenvalues = torch.linalg.eigvalsh(grams)
     except NotConverged:
         upper = widened(Enclosure.at_most(crude_upper(blocks)), error)
         return Measured(Norm(upper, "√(‖A‖₁‖A‖∞) (LAPACK did not converge)"), None)
-    return Measured(norm, _spectrum(blocks, values, Rigor.NUMERICAL, 0.0, "Gram eigenvalues"))
+    found = widened(norm_from_gram(blocks, grams, gram_error, eigenvalues[:, -1]), error)
+    values = eigenvalues.clamp(min=0).sqrt()
+    spectrum = _spectrum(blocks, values, Rigor.NUMERICAL, 0.0, "Gram eigenvalues")
+    return Measured(Norm(found, "Cholesky proof"), spectrum)
 
 
 def _norm_only(blocks: torch.Tensor, compute: Compute, error: float) -> Measured:
@@ -284,6 +308,20 @@ def _krylov_lower(matrix: torch.Tensor, max_memory: int) -> tuple[float, float]:
         max_memory=max_memory,
     )
     return attained(matrix, vector), float(torch.linalg.vector_norm(matrix @ vector))
+
+
+def _leading(blocks: torch.Tensor, compute: Compute, error: float) -> Leading | None:
+    """Bound the largest singular values of the block-diagonal matrix from below."""
+    rows, columns = blocks.shape[-2:]
+    known = gamma(columns + 2) * float(frobenius_above(blocks).max()) * ROOM + UNDERFLOW
+    return leading.leading(
+        lambda x: (blocks @ x.unsqueeze(-1)).squeeze(-1),
+        lambda y: (blocks.mT @ y.unsqueeze(-1)).squeeze(-1),
+        krylov.scrambled((len(blocks), columns), blocks.device),
+        doubt=(known + error) * ROOM,
+        flops_each=2.0 * len(blocks) * rows * columns,
+        max_memory=compute.max_memory,
+    )
 
 
 def _spectrum(

@@ -69,6 +69,9 @@ class DiagonalOperator(AbstractLinearOperator):
         """See `AbstractLinearOperator.frobenius`."""
         return float(torch.linalg.vector_norm(self._entries()))
 
+    def leading(self) -> None:
+        """Return None: the spectrum says it all."""
+
     def reshaped_norm(self) -> None:
         """Return None: the weight is not a matrix."""
 

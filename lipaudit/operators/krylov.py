@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import torch
 
+from lipaudit.operators.factors import decomposed
+
 Map = Callable[[torch.Tensor], torch.Tensor]
 """One vector in, one vector out: tensors of any fixed shape, no batch axis."""
 
@@ -21,14 +23,24 @@ def top_vector(
     Simon & Zha 2000 show that one side suffices), restarted from the best vector when the
     basis would outgrow the memory.
     """
-    room = max(2, max_memory // max(1, 4 * start.numel() * start.element_size()))
+    room = _room(start, max_memory)
     best = _unit(start)
     remaining = steps
     while remaining > 0:
         chunk = min(remaining, room)
-        best = _cycle(apply, adjoint, best, chunk)
+        best = _unit(_cycle(apply, adjoint, best, chunk)[0]).reshape(start.shape)
         remaining -= chunk
     return best
+
+
+def top_vectors(
+    apply: Map, adjoint: Map, start: torch.Tensor, *, steps: int, max_memory: int
+) -> torch.Tensor:
+    """Return the vectors that one Krylov space finds, flat, one a row, most stretched first.
+
+    They are orthonormal but for rounding. Fewer steps are taken where the memory ends.
+    """
+    return _cycle(apply, adjoint, _unit(start), min(steps, _room(start, max_memory)))
 
 
 def scrambled(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
@@ -41,45 +53,50 @@ def scrambled(shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
     return vector.reshape(shape).to(device)
 
 
+def _room(start: torch.Tensor, max_memory: int) -> int:
+    """Return how many steps the memory allows: basis, its copy while it grows, and the images."""
+    return max(2, max_memory // max(1, 4 * start.numel() * start.element_size()))
+
+
 def _unit(vector: torch.Tensor) -> torch.Tensor:
     length = float(torch.linalg.vector_norm(vector))
     return vector / length if length > 0 else vector
 
 
 def _cycle(apply: Map, adjoint: Map, start: torch.Tensor, steps: int) -> torch.Tensor:
-    """Return the best vector of the Krylov space of AᴴA that so many steps span."""
-    basis = start.reshape(1, -1)
+    """Return the Ritz vectors of the Krylov space of AᴴA that so many steps span, best first."""
+    space = start.new_empty(steps, start.numel())
+    space[0] = start.flatten()
     previous = torch.zeros(0)
     diagonal: list[float] = []
     beside: list[float] = []
-    for _ in range(steps):
-        image = apply(basis[-1].reshape(start.shape))
+    for step in range(steps):
+        image = apply(space[step].reshape(start.shape))
         if beside:
             image = image - beside[-1] * previous
         alpha = float(torch.linalg.vector_norm(image))
         diagonal.append(alpha)
-        if alpha == 0 or len(diagonal) == steps:
+        if alpha == 0 or step + 1 == steps:
             break
         previous = image / alpha
         back = adjoint(previous).reshape(-1)
+        basis = space[: step + 1]
         # Twice is enough (Parlett 1998, section 6.9).
         for _ in range(2):
-            back = back - basis.mT @ (basis.conj() @ back)
+            back = back - (basis.conj() @ back) @ basis
         beta = float(torch.linalg.vector_norm(back))
         # Below this the new direction is rounding noise: the space is invariant.
         if beta <= 1e-13 * max(diagonal):
             break
         beside.append(beta)
-        basis = torch.cat([basis, (back / beta).unsqueeze(0)])
-    return _unit(_best_combination(diagonal, beside, basis)).reshape(start.shape)
+        space[step + 1] = back / beta
+    return _combinations(diagonal, beside, space[: len(diagonal)])
 
 
-def _best_combination(
-    diagonal: list[float], beside: list[float], basis: torch.Tensor
-) -> torch.Tensor:
-    """Return the basis combination that the bidiagonal matrix stretches most."""
+def _combinations(diagonal: list[float], beside: list[float], basis: torch.Tensor) -> torch.Tensor:
+    """Return the basis turned to the singular vectors of the bidiagonal matrix, one a row."""
     bidiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
     if beside:
         bidiagonal = bidiagonal + torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
-    right: torch.Tensor = torch.linalg.svd(bidiagonal).Vh
-    return basis.mT @ right[0].to(basis)
+    factors = decomposed(bidiagonal)
+    return basis if factors is None else factors.right.to(basis) @ basis

@@ -20,8 +20,9 @@ import torch
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure
 from lipaudit.operators import circular, krylov
+from lipaudit.operators.ascent import Peak
 from lipaudit.operators.base import Norm, Shape
-from lipaudit.operators.cells import TURN, Grid
+from lipaudit.operators.cells import Grid
 from lipaudit.operators.certify import ROOM, UNDERFLOW, gamma
 from lipaudit.operators.correlation import Correlation
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
@@ -30,7 +31,7 @@ from lipaudit.operators.strided import polyphase, reduced
 
 _GAIN = 5e-4
 """A torus on which the norm can be at most that much below the supremum is not looked at."""
-_LANCZOS_FLOPS = 2e9
+_LANCZOS_FLOPS = 8e9
 _LANCZOS_STEPS = (3, 40)
 """Steps toward the lower end: what the work allows, within these."""
 
@@ -52,21 +53,23 @@ def on_torus(conv: Correlation, compute: Compute) -> Norm:
     grid = Grid(sizes, (0,) * len(sizes))
     # The reduced symbol runs through the same matrices, at other frequencies when dilated.
     best = None
-    if math.prod(grid.half) > circular.EVERY_POINT:
+    if not circular.has_few_points(grid):
         best = supremum(reduced(conv.kernel, conv.geometry), compute)
-    return Norm(circular.torus_norm(symbol, grid, compute, best), f"{name}, every frequency")
+    found = circular.torus_norm(symbol, grid, compute, best)
+    return Norm(found.enclosure, f"{name}, every frequency")
 
 
 def bounded(conv: Correlation, compute: Compute, name: str) -> Norm:
     """Enclose the norm between a quotient of the operator and the least of the true bounds."""
-    best = supremum(reduced(conv.kernel, conv.geometry), compute)
-    if _is_pointwise(conv):
-        return Norm(best.enclosure, f"{name}, one matrix at every pixel")
-    if conv.geometry.mode is PaddingMode.ZEROS:
-        upper, why = _compression(conv, best, compute)
+    if conv.geometry.mode is PaddingMode.ZEROS and not _is_pointwise(conv):
+        best, why = _compression(conv, compute)
+        upper = best.enclosure
     else:
+        best = supremum(reduced(conv.kernel, conv.geometry), compute)
+        if _is_pointwise(conv):
+            return Norm(best.enclosure, f"{name}, one matrix at every pixel")
         upper, why = _with_copies(conv, best.enclosure, compute)
-    lower = Enclosure.exactly(_quotient(conv, best, compute))
+    lower = Enclosure.exactly(_quotient(conv, best.peak, compute))
     method = f"{name} <= {why}"
     return Norm(Enclosure(min(lower.lo, upper.hi), upper.hi, upper.rigor), method)
 
@@ -129,7 +132,7 @@ def _with_copies(conv: Correlation, found: Enclosure, compute: Compute) -> tuple
     return copies, f"sup over frequencies x √{conv.copies} copies"
 
 
-def _compression(conv: Correlation, best: Supremum, compute: Compute) -> tuple[Enclosure, str]:
+def _compression(conv: Correlation, compute: Compute) -> tuple[Supremum, str]:
     """Bound zero padding by the least of the tori that it is a compression of, or by all.
 
     The zeros keep signals from going around, so it does not matter with which sign they would
@@ -144,27 +147,34 @@ def _compression(conv: Correlation, best: Supremum, compute: Compute) -> tuple[E
         points.append(math.ceil(need / s) * s)
     sizes = tuple(n // s for n, s in zip(points, g.stride, strict=True))
     symbol = polyphase(conv.kernel, g)
-    angle = sum(math.pi * r / n for r, n in zip(symbol.radii, sizes, strict=True))
-    least, why = best.enclosure, "sup over frequencies"
-    if angle < 1.57 and 1.0 - math.cos(angle) < _GAIN:
-        return least, why
-    for twists in product((0, 1), repeat=len(sizes)):
-        grid = Grid(sizes, twists)
-        if circular.attained_near(symbol, grid, best) >= least.upper:
+    grids = [Grid(sizes, twists) for twists in product((0, 1), repeat=len(sizes))]
+    if all(map(circular.has_few_points, grids)):
+        best, (first, *others) = None, grids
+        least, why = circular.torus_norm(symbol, first, compute), _torus_name(first, points)
+    else:
+        best, others = supremum(reduced(conv.kernel, g), compute), grids
+        least, why = best, "sup over frequencies"
+        angle = sum(math.pi * r / n for r, n in zip(symbol.radii, sizes, strict=True))
+        if angle < 1.57 and 1.0 - math.cos(angle) < _GAIN:
+            return least, why
+    for grid in others:
+        if circular.attained_near(symbol, grid, least.peak) >= least.enclosure.upper:
             continue
-        torus = circular.torus_norm(symbol, grid, compute, best)
-        if torus.hi < least.hi:
-            least = torus
-            why = f"{'anti-periodic' if any(twists) else 'periodic'} torus {_by(tuple(points))}"
+        torus = circular.torus_norm(symbol, grid, compute, best, least.peak)
+        if torus.enclosure.hi < least.enclosure.hi:
+            least, why = torus, _torus_name(grid, points)
     return least, why
 
 
-def _quotient(conv: Correlation, best: Supremum, compute: Compute) -> float:
+def _torus_name(grid: Grid, points: list[int]) -> str:
+    return f"{'anti-periodic' if any(grid.twists) else 'periodic'} torus {_by(tuple(points))}"
+
+
+def _quotient(conv: Correlation, peak: Peak, compute: Compute) -> float:
     """Return a proved lower bound of the operator's norm from one trial vector."""
-    start = _wave(conv, best)
-    taps = conv.kernel.numel() * math.prod(conv.narrow)
+    start = _wave(conv, peak)
     least, most = _LANCZOS_STEPS
-    steps = int(min(max(_LANCZOS_FLOPS / (4.0 * taps), least), most))
+    steps = int(min(max(_LANCZOS_FLOPS / (4.0 * conv.multiplications), least), most))
     vector = krylov.top_vector(
         lambda x: conv.apply(x.unsqueeze(0)).squeeze(0),
         lambda y: conv.adjoint(y.unsqueeze(0)).squeeze(0),
@@ -178,16 +188,22 @@ def _quotient(conv: Correlation, best: Supremum, compute: Compute) -> float:
     reached = float(torch.linalg.vector_norm(image)) * (1.0 - gamma(image.numel() + 8))
     if not (length > 0 and math.isfinite(reached)):
         return 0.0
-    # |computed Ax - Ax| <= γ|A||x| and ‖|A|‖ <= ‖Σ|K_t|‖_F √copies. One output sums at most all
-    # taps of all channels.
+    return max(0.0, reached / length * (2.0 - ROOM) - apply_doubt(conv))
+
+
+def apply_doubt(conv: Correlation) -> float:
+    """Return c with ‖computed A x - A x‖ <= c‖x‖.
+
+    |computed A x - A x| <= γ|A||x| and ‖|A|‖ <= ‖Σ|K_t|‖_F √copies. One output sums at most all
+    taps of all channels.
+    """
     terms = conv.kernel[0].numel() if not conv.geometry.transposed else conv.kernel[:, 0].numel()
     magnitude = reduced(conv.kernel, conv.geometry).magnitude * math.sqrt(conv.copies)
-    doubt = gamma(terms + 2) * magnitude * ROOM + UNDERFLOW
-    return max(0.0, reached / length * (2.0 - ROOM) - doubt)
+    return gamma(terms + 2) * magnitude * ROOM + UNDERFLOW
 
 
-def _wave(conv: Correlation, best: Supremum) -> torch.Tensor:
-    """Return a start vector: the wave of the supremum, fading to the borders.
+def _wave(conv: Correlation, peak: Peak) -> torch.Tensor:
+    """Return a start vector: the wave of a peak, fading to the borders.
 
     On a large input it is stretched by nearly the supremum, so few steps are left to do.
     """
@@ -196,12 +212,12 @@ def _wave(conv: Correlation, best: Supremum) -> torch.Tensor:
         return krylov.scrambled(conv.in_shape, conv.kernel.device)
     channels = conv.wide_channels // g.groups
     wave = torch.zeros((conv.wide_channels, *conv.wide), dtype=torch.float64)
-    amplitudes = best.peak.vector.reshape(*g.stride, channels)
+    amplitudes = peak.vector.reshape(*g.stride, channels)
     phase = torch.ones((), dtype=torch.complex128)
     index: list[torch.Tensor] = []
     for axis, n in enumerate(conv.wide):
         position = torch.arange(n)
-        angle = 2.0 * math.pi * int(best.peak.frequency[axis]) / TURN
+        angle = 2.0 * math.pi * float(peak.turns[axis])
         fading = torch.sin(math.pi * (position + 1) / (n + 1)).to(torch.float64)
         line = torch.polar(fading, angle * (position // g.stride[axis]).to(torch.float64))
         view = [1] * g.rank
@@ -209,7 +225,7 @@ def _wave(conv: Correlation, best: Supremum) -> torch.Tensor:
         phase = phase * line.reshape(view)
         index.append((position % g.stride[axis]).reshape(view))
     spread = amplitudes[tuple(index)].movedim(-1, 0) * phase
-    first = best.peak.group * channels
+    first = peak.group * channels
     wave[first : first + channels] = spread.real
     if g.transposed:
         # The wave belongs to the plain convolution's input; its image to the transposed one's.

@@ -1,6 +1,7 @@
 """ScaledOperator: an operator times a number."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import final
 
@@ -11,7 +12,7 @@ from lipaudit.enclosure import Rigor
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
 from lipaudit.operators.certify import ROOM, UNIT
 from lipaudit.operators.scaling import rescaled
-from lipaudit.operators.spectrum import Spectrum
+from lipaudit.operators.spectrum import Leading, Spectrum
 
 _TINIEST = 2.0**-1074
 """One rounding in the denormal range is wrong by at most half of this; here there are three."""
@@ -53,6 +54,10 @@ class ScaledOperator(AbstractLinearOperator):
         spectrum = self.inner.spectrum()
         return None if spectrum is None else scaled_spectrum(spectrum, self.factor)
 
+    def leading(self) -> Leading | None:
+        """See `AbstractLinearOperator.leading`."""
+        return scaled_leading(self.inner.leading(), self.factor)
+
     def frobenius(self) -> float | None:
         """See `AbstractLinearOperator.frobenius`."""
         return _times(self.inner.frobenius(), self.factor)
@@ -85,6 +90,15 @@ def scaled_spectrum(spectrum: Spectrum, factor: float) -> Spectrum | None:
         method=spectrum.method,
         of=spectrum.of,
     )
+
+
+def scaled_leading(leading: Leading | None, factor: float) -> Leading | None:
+    """Return lower bounds of |factor| times the values, rounded down."""
+    if leading is None or factor == 1.0:
+        return leading
+    # A product that overflows lies above every float.
+    products = (min(value * abs(factor), sys.float_info.max) for value in leading.values)
+    return Leading(tuple(math.nextafter(value, 0.0) for value in products), leading.method)
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -11,11 +11,12 @@ the Gram matrix hardly depends on the frequency: ‖G(θ + δ) - G(θ)‖ <= ρ�
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar, final
 
 import torch
 
-from lipaudit.device import Compute
+from lipaudit.device import Compute, ignore
 from lipaudit.operators.ascent import Peak, climb, peak_at
 from lipaudit.operators.batches import in_batches
 from lipaudit.operators.cells import AbstractCells
@@ -51,7 +52,8 @@ class Search:
     def __init__(self, symbol: Symbol, compute: Compute, peak: Peak, *, expected: int) -> None:
         """Begin with a point of the set as the lower end, expecting so many cells."""
         self.symbol = symbol
-        self.compute = compute
+        # How much is left of a search nobody knows; its batches are no measure of it.
+        self.compute = replace(compute, tick=ignore)
         self.grams = choose_grams(symbol, expected, compute)
         self.peak = peak
         self.upper = peak.value * (1.0 + _AHEAD)

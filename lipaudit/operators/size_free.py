@@ -13,7 +13,7 @@ from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators.ascent import Peak, climb
 from lipaudit.operators.batches import one_thread
-from lipaudit.operators.cells import Diamonds
+from lipaudit.operators.cells import TURN, Diamonds
 from lipaudit.operators.search import Search, crude_bound
 from lipaudit.operators.symbol import Symbol
 
@@ -28,7 +28,7 @@ _FIRST_FLOPS = 1e12
 @final
 @dataclass(frozen=True, slots=True, eq=False)
 class Supremum:
-    """The largest norm of a symbol, and where it is nearly attained."""
+    """The largest norm of a symbol over a set of frequencies, and where it is nearly attained."""
 
     enclosure: Enclosure
     peak: Peak
@@ -42,7 +42,7 @@ def supremum(symbol: Symbol, compute: Compute) -> Supremum:
     origin = torch.zeros(len(symbol.radii), dtype=torch.int64)
     if not bool(symbol.taps.any()):
         nothing = torch.zeros(symbol.taps.shape[3], dtype=torch.complex128)
-        return Supremum(Enclosure.exactly(0), Peak(0.0, origin, 0, nothing))
+        return Supremum(Enclosure.exactly(0), Peak(0.0, origin, TURN, 0, nothing))
     each = 16.0 * symbol.side**3 / 3.0 + 100.0 * symbol.side**2
     cells = Diamonds.covering(symbol.radii, symbol.groups, _FIRST_ANGLE)
     angle = _FIRST_ANGLE

@@ -1,4 +1,4 @@
-"""Spectrum: singular values, and the ranks that are read off them."""
+"""Spectrum: singular values, and the ranks that are read off them; Leading: only the largest."""
 
 import math
 from dataclasses import dataclass
@@ -9,6 +9,15 @@ import numpy.typing as npt
 from lipaudit.enclosure import Rigor
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Leading:
+    """Lower bounds of the largest singular values, of an operator too large for all of them."""
+
+    values: tuple[float, ...]
+    """Proved: the i-th is at most the i-th largest singular value. Largest first."""
+    method: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)

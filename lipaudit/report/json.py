@@ -122,6 +122,7 @@ def _layer(layer: LayerResult) -> Json:
         "out_shape": list(layer.out_shape) if layer.out_shape is not None else None,
         "norm": _measure(layer.norm),
         "reshaped_norm": _number(layer.reshaped_norm),
+        "power_iteration": _number(layer.power_iteration),
         "frobenius": _number(layer.frobenius),
         "stable_rank": spectrum.stable_rank if spectrum else None,
         "entropy_rank": spectrum.entropy_rank if spectrum else None,
@@ -129,7 +130,12 @@ def _layer(layer: LayerResult) -> Json:
         "log_share": _number(layer.log_share),
         "tied_with": layer.tied_with or None,
         "spectrum": _spectrum(spectrum) if spectrum else None,
+        "leading": _leading(layer) if layer.leading else None,
     }
+
+
+def _leading(layer: LayerResult) -> Json:
+    return {"lower_bounds": list(layer.leading), "method": layer.leading_method}
 
 
 def _spectrum(spectrum: SpectrumSummary) -> Json:

@@ -57,6 +57,7 @@ _COLUMNS = (
     Column("σ_max ≤", lambda x: _upper(x.norm), 0),
     Column("≥", lambda x: _lower(x.norm), 5),
     Column("reshaped", lambda x: numbers.nearest(x.reshaped_norm), 6),
+    Column("power it.", lambda x: numbers.nearest(x.power_iteration), 6),
     Column("‖·‖_F", lambda x: numbers.nearest(x.frobenius), 10),
     Column("stable", lambda x: _rank(x, "stable"), 8),
     Column("entropy", lambda x: _rank(x, "entropy"), 9),
