@@ -117,6 +117,7 @@ def _measure(
             operator = as_circular(operator)
         norm = _widened(operator.norm(), weights[0])
         spectrum = operator.spectrum() if compute.full_spectra else None
+        spectrum = _loosened(spectrum, weights[0])
         leading = _trusted_leading(operator, weights[0]) if compute.full_spectra else None
         estimate = None
         if wish.power_steps is not None:
@@ -170,25 +171,43 @@ def non_finite(constants: Sequence[Constant], *, infinity: bool = True) -> str:
 
 
 def _widened(norm: Norm, weight: Constant) -> Norm:
-    """Let the enclosure cover the rounding of a weight that was computed, not stored.
+    """Let the enclosure cover the rounding of a weight that was computed, not stored."""
+    slack = _slack(weight)
+    if slack is None:
+        known = norm.enclosure
+        least = min(known.rigor, Rigor.NUMERICAL)
+        return replace(norm, enclosure=Enclosure(known.lo, known.hi, least))
+    return replace(norm, enclosure=norm.enclosure.widened(slack)) if slack.hi else norm
+
+
+def _loosened(spectrum: Spectrum | None, weight: Constant) -> Spectrum | None:
+    """Let the radius of a spectrum cover it likewise (Weyl's inequality)."""
+    if spectrum is None or spectrum.rigor is not Rigor.PROVED:
+        return spectrum
+    slack = _slack(weight)
+    if slack is None:
+        return replace(spectrum, rigor=Rigor.NUMERICAL, radius=0.0)
+    radius = slack.plus(Enclosure.exactly(spectrum.radius)).upper if slack.hi else spectrum.radius
+    return replace(spectrum, radius=radius)
+
+
+def _slack(weight: Constant) -> Enclosure | None:
+    """Bound by how much a rounded weight moves the operator; None where nobody can.
 
     If every entry is off by at most ε relatively, the operator is off by a convolution whose
     taps E_p have |E_p| <= ε|K_p|; its norm is at most Σ_p ‖E_p‖_F <= ε √taps ‖K‖_F.
     Without such an ε (the weight is a sum that was folded) nothing is proved.
     """
     if weight.entry_error == 0:
-        return norm
+        return Enclosure.exactly(0)
     if math.isinf(weight.entry_error):
-        known = norm.enclosure
-        least = min(known.rigor, Rigor.NUMERICAL)
-        return replace(norm, enclosure=Enclosure(known.lo, known.hi, least))
+        return None
     taps = math.prod(weight.shape[2:])
     values = weight.values().abs()
     # Σ|w| >= ‖K‖_F, and the factor 2 covers its own rounding and ε relative to the computed.
-    slack = Enclosure.exactly(2 * weight.entry_error * taps).times(
+    return Enclosure.exactly(2 * weight.entry_error * taps).times(
         Enclosure.exactly(float(values.sum()))
     )
-    return replace(norm, enclosure=norm.enclosure.widened(slack))
 
 
 def _trusted_leading(operator: AbstractLinearOperator, weight: Constant) -> Leading | None:

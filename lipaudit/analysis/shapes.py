@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lipaudit.errors import UsageError
-from lipaudit.graph.constant import Shape
-from lipaudit.graph.node import Edge, Graph
+from lipaudit.graph.constant import Constant, Shape
+from lipaudit.graph.node import Edge, Graph, Node
 
 InputShape = str | Sequence[int] | Mapping[str, Sequence[int] | str] | None
 
@@ -107,7 +107,7 @@ def _rank_wanted(graph: Graph, edge: Edge) -> int | None:
     """Return the rank that the first convolution on this input wants, if there is one."""
     for node in graph.nodes:
         if edge.name in node.inputs and node.op in {"Conv", "ConvTranspose"}:
-            weight = graph.constants.get(node.inputs[1])
+            weight = _weight(graph, node)
             return len(weight.shape) if weight is not None else None
     return None
 
@@ -117,8 +117,13 @@ def _dense_input(graph: Graph, edge: Edge) -> Shape | None:
     readers = [node for node in graph.nodes if edge.name in node.inputs]
     if edge.shape is not None or len(readers) != 1 or readers[0].op != "Linear":
         return None
-    weight = graph.constants.get(readers[0].inputs[1])
+    weight = _weight(graph, readers[0])
     return (1, weight.shape[1]) if weight is not None and len(weight.shape) == 2 else None
+
+
+def _weight(graph: Graph, node: Node) -> Constant | None:
+    """Return the stored weight of a layer; None where a hook or the network computes it."""
+    return graph.constants.get(node.inputs[1]) if len(node.inputs) > 1 else None
 
 
 def _declared(edge: Edge, notes: list[str]) -> Shape | None:
