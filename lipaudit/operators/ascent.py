@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lipaudit.operators import newton
 from lipaudit.operators.cells import TURN
 from lipaudit.operators.certify import ROOM, attained
 from lipaudit.operators.symbol import Symbol
@@ -19,6 +20,8 @@ from lipaudit.operators.symbol import Symbol
 Complex = npt.NDArray[np.complex128]
 Floats = npt.NDArray[np.float64]
 
+_NEWTON_SIDE = 64
+"""Up to this side every step decomposes the symbol, beyond it is only multiplied."""
 _DIRECT_SIDE = 48
 """Up to this side singular vectors come from LAPACK, beyond from Krylov steps."""
 _KRYLOV_STEPS = 12
@@ -50,20 +53,34 @@ class Peak:
 
 
 def climb(symbol: Symbol, frequency: torch.Tensor, group: int) -> Peak:
-    """Climb from a frequency (in units of 2π/TURN) to a local maximum nearby.
-
-    Alternates: with the left singular vector u fixed, ‖uᴴP(θ)‖² is a scalar trigonometric
-    polynomial with few terms, maximized by Newton's method; then u follows.
-    """
+    """Climb from a frequency (in units of 2π/TURN) to a local maximum nearby."""
     taps = symbol.taps[:, group]
-    count, rows, columns = taps.shape
-    across = taps.transpose(0, 1).reshape(rows, count * columns)
     offsets = np.array(symbol.offsets, dtype=np.float64)
     theta = frequency.numpy() * (2.0 * math.pi / TURN)
     # Terms of P turn by r·δ; half a radian of that is one step.
     reach = 0.5 / max(*symbol.radii, 0.5)
+    if not any(symbol.radii):
+        left, _ = _top_left(_matrix(taps, offsets, theta), scrambled(symbol.taps.shape[2]))
+    elif symbol.side <= _NEWTON_SIDE:
+        theta, left = newton.climbed(taps.numpy(), offsets, theta, reach)
+    else:
+        theta, left = _alternated(taps, offsets, theta, reach)
+    units = torch.from_numpy(np.round(theta / (2.0 * math.pi) * TURN).astype(np.int64)) % TURN
+    return peak_at(symbol, units, TURN, group, left)
+
+
+def _alternated(
+    taps: torch.Tensor, offsets: Floats, theta: Floats, reach: float
+) -> tuple[Floats, torch.Tensor]:
+    """Return a local maximum and the left singular vector there, by alternating.
+
+    With the left singular vector u fixed, ‖uᴴP(θ)‖² is a scalar trigonometric polynomial with
+    few terms, maximized by Newton's method; then u follows.
+    """
+    count, rows, columns = taps.shape
+    across = taps.transpose(0, 1).reshape(rows, count * columns)
     left, value = _top_left(_matrix(taps, offsets, theta), scrambled(rows))
-    for _ in range(_ROUNDS if any(symbol.radii) else 0):
+    for _ in range(_ROUNDS):
         parts = torch.stack([left.real, -left.imag]) @ across
         images = torch.complex(parts[0], parts[1]).reshape(count, columns)
         theta = _best_angle((images @ images.mH).numpy(), offsets, theta, reach)
@@ -71,8 +88,7 @@ def climb(symbol: Symbol, frequency: torch.Tensor, group: int) -> Peak:
         gained, value = now - value, max(now, value)
         if gained <= _GAIN * value:
             break
-    units = torch.from_numpy(np.round(theta / (2.0 * math.pi) * TURN).astype(np.int64)) % TURN
-    return peak_at(symbol, units, TURN, group, left)
+    return theta, left
 
 
 def peak_at(
