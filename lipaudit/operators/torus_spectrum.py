@@ -1,7 +1,7 @@
 """All singular values of a circular convolution, and how much of that is proved.
 
 Two ways. The **decomposition** of every P(θ) with its singular vectors is proved by its
-residual (`certify.svd_radius`). **Gram eigenvalues** take a fifth of the time and prove
+residual (`certify.svd_radius`). **Gram eigenvalues** take a quarter of the time and prove
 nothing: a value is good to about 1e-15·σ1²/σ, so to 1e-11 σ1 where it is above 1e-4 σ1, and to
 2e-8 σ1 below. The first is taken when it is quick and when it is asked for.
 """
@@ -30,8 +30,9 @@ OWN_FLOPS = 2e13
 """Work that the layer's own spectrum is worth: minutes, with a progress bar."""
 STAND_IN_FLOPS = 3e11
 """Work that the spectrum of a stand-in (another size or padding) is worth: a few seconds."""
-_QUICK = 3e10
-"""Work up to which every matrix is decomposed and proved unasked: about a second."""
+_QUICK = 1e8
+"""Work up to which every matrix is decomposed and proved unasked: a few hundredths of a second.
+A proof needs vectors, and with them a decomposition takes four times as long."""
 _VALUES_FLOPS = 12.0
 """Eigenvalues of a complex Hermitian matrix take as long as 12·side³ operations of a matrix
 product (measured at 64 to 512: half of LAPACK's reduction runs at the speed of memory)."""
