@@ -262,7 +262,10 @@ class SizedConvolution(AbstractLinearOperator):
         entries, side = blocks * rows * columns, min(rows, columns)
         work = dense.FLOPS_PER_ENTRY * entries * side
         small = side <= _DENSE_SIDE and entries <= _DENSE_ENTRIES and work <= _DENSE_FLOPS
-        if not small or dense.SVD_COPIES * 8 * entries > self.compute.max_memory:
+        if (
+            not (small or self.compute.by_svd)
+            or dense.SVD_COPIES * 8 * entries > self.compute.max_memory
+        ):
             return None
         return dense.measure(self.conv.matrix(), self.compute, self.conv.matrix_error)
 

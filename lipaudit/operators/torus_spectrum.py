@@ -52,7 +52,10 @@ def torus_spectrum(
     proving = matrices * (_VECTORS_FLOPS * size + _OVERHEAD)
     quickly = matrices * (_VALUES_FLOPS * size + _OVERHEAD)
     proves = compute.by_svd or proving <= _QUICK
-    if (proving if proves else quickly) > most or 40 * count > compute.max_memory:
+    lifted = compute.by_svd and not of
+    if not lifted and (proving if proves else quickly) > most:
+        return None
+    if 40 * count > compute.max_memory:
         return None
     check_finite(symbol.taps)
     found = _decomposed(symbol, sizes, compute) if proves else None

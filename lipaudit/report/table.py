@@ -197,12 +197,16 @@ def _draw_layers(page: _Page, model: ModelReport, choice: Choice) -> None:
     total = sum(layer.norm.log10_upper for layer in model.layers)
     page.say(f"product of all norms ≤ {_power_of_ten(total)}")
     _draw_legend(page, [layer.norm for layer in model.layers])
+    if any(layer.spectrum and layer.spectrum.rigor < Rigor.PROVED for layer in layers):
+        page.say("some ranks rest on values that are computed, not proved; --svd proves them")
     stand_ins = {layer.spectrum.of for layer in layers if layer.spectrum and layer.spectrum.of}
     for stand_in in sorted(stand_ins):
         way = (
             "the real one is too large" if model.input_shapes else "give --input-shape for the real"
         )
         page.say(f"ranks are of the {safe(stand_in)} operator ({way})")
+    if any(layer.leading for layer in layers):
+        page.say("the largest singular values of what is too large stand, from below, in -f json")
 
 
 def _draw_bound(page: _Page, model: ModelReport, headline: Headline) -> None:
