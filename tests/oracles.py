@@ -1,10 +1,13 @@
-"""Slow independent truth: torch's own operations written out as matrices, and mpmath.
+"""Slow independent truth: torch's own operations written out as matrices, mpmath and fractions.
 
 Nothing here uses lipaudit's mathematics; only the description of a convolution is shared.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -96,3 +99,142 @@ def exact_singular_values(matrix: torch.Tensor, digits: int = 50) -> list[mpmath
         entries = mpmath.matrix(matrix.tolist())
         values = mpmath.svd_r(entries, compute_uv=False)
         return sorted((mpmath.mpf(value) for value in values), reverse=True)
+
+
+@dataclass(frozen=True)
+class ExactNorm:
+    """The spectral norm of a matrix of floats, compared with numbers in integer arithmetic.
+
+    No digit is ever rounded: ‖A‖ <= t exactly when t²I - AᵀA has no negative eigenvalue, which
+    an elimination in integers decides.
+    """
+
+    gram: npt.NDArray[np.object_]
+    """AᵀA or AAᵀ, whichever is smaller, in units of `unit`, as Python integers."""
+    unit: Fraction
+
+    @classmethod
+    def of(cls, *parts: torch.Tensor) -> "ExactNorm":
+        """Take the sum of real matrices exactly; of a complex one, alone, its real form."""
+        (first, *_) = parts
+        if first.is_complex():
+            # [[X, -Y], [Y, X]] has the singular values of X + iY, each of them twice.
+            rows = [torch.cat([first.real, -first.imag], 1), torch.cat([first.imag, first.real], 1)]
+            return cls.of(torch.cat(rows))
+        entries = [_as_integers(part) for part in parts]
+        least = min(exponent for _, exponent in entries)
+        matrix = sum(integers * (1 << (exponent - least)) for integers, exponent in entries)
+        wide = matrix if first.shape[0] <= first.shape[1] else matrix.T
+        return cls(wide @ wide.T, Fraction(2) ** (2 * least))
+
+    def is_at_most(self, bound: float | Decimal | Fraction) -> bool:
+        """Tell whether the norm is at most the bound."""
+        return self._eliminated(bound) is not None
+
+    def is_at_least(self, bound: float | Decimal | Fraction) -> bool:
+        """Tell whether the norm is at least the bound."""
+        return self._eliminated(bound) in {None, 0}
+
+    def _eliminated(self, bound: float | Decimal | Fraction) -> int | None:
+        """Eliminate t²I - AᵀA without fractions (Bareiss 1968).
+
+        None: it has a negative eigenvalue. 0: it is singular. 1: it is positive definite.
+        """
+        square = Fraction(bound) ** 2 / self.unit
+        size = len(self.gram)
+        left = self.gram * -square.denominator
+        left[np.diag_indices(size)] += square.numerator
+        previous, sign = 1, 1
+        for _ in range(size):
+            pivot, row = left[0, 0], left[0, 1:]
+            if pivot < 0 or (pivot == 0 and any(row)):
+                return None
+            if pivot == 0:
+                left, sign = left[1:, 1:], 0
+                continue
+            left = (left[1:, 1:] * pivot - np.outer(row, row)) // previous
+            previous = pivot
+        return sign
+
+
+def _as_integers(matrix: torch.Tensor) -> tuple[npt.NDArray[np.object_], int]:
+    """Return whole numbers and an exponent of 2 that together are the matrix."""
+    mantissas, exponents = np.frexp(matrix.numpy())
+    # Zeros have no exponent of their own.
+    least = int(exponents[mantissas != 0].min(initial=0))
+    shifts = np.where(mantissas != 0, exponents - least, 0)
+    whole = (mantissas * 2.0**53).astype(np.int64).astype(object)
+    return whole * np.vectorize(lambda shift: 1 << int(shift), otypes=[object])(shifts), least - 53
+
+
+def exact_conv_parts(
+    kernel: torch.Tensor, geometry: ConvGeometry, in_shape: tuple[int, ...]
+) -> list[torch.Tensor]:
+    """Return matrices whose exact sum is the matrix of the convolution.
+
+    With zero padding one is enough: every entry is one tap. Other paddings add taps up, and of
+    taps of few bits that adds up exactly.
+    """
+    if geometry.mode is PaddingMode.ZEROS:
+        return [conv_matrix(kernel, geometry, in_shape)]
+    return [conv_matrix(part, geometry, in_shape) for part in _of_few_bits(kernel)]
+
+
+def _of_few_bits(kernel: torch.Tensor, bits: int = 24) -> Iterator[torch.Tensor]:
+    """Cut a kernel into terms whose entries are multiples of one number, below 2^bits times it."""
+    yield torch.zeros_like(kernel)
+    rest = kernel.clone()
+    while bool(rest.any()):
+        step = math.ldexp(1.0, math.frexp(float(rest.abs().max()))[1] - bits)
+        top = (rest / step).trunc() * step
+        yield top
+        rest = rest - top
+
+
+def exact_svd_of_sum(parts: Sequence[torch.Tensor], digits: int = 50) -> list[mpmath.mpf]:
+    """Return the singular values of the exact sum of real matrices, largest first."""
+    with mpmath.workdps(digits):
+        total = mpmath.matrix(parts[0].tolist())
+        for part in parts[1:]:
+            total += mpmath.matrix(part.tolist())
+        try:
+            values = mpmath.svd_r(total, compute_uv=False)
+        except RuntimeError:  # its iteration does not converge on some matrices of small integers
+            values = mpmath.svd_r(total.T, compute_uv=False)
+        return sorted(map(mpmath.mpf, values), reverse=True)
+
+
+def values_outside(values: Sequence[float], radius: float, parts: Sequence[torch.Tensor]) -> int:
+    """Count the true singular values that are farther than the radius from the stated ones."""
+    truth = exact_svd_of_sum(parts)
+    with mpmath.workdps(50):
+        return sum(
+            abs(mpmath.mpf(stated) - exact) > radius
+            for stated, exact in zip(values, truth, strict=True)
+        )
+
+
+def frequency_maximum(kernel: torch.Tensor, geometry: ConvGeometry, points: int) -> float:
+    """Return the largest norm of the symbol on a grid of so many points an axis.
+
+    By FFT of the dilated kernel. A stride s folds the frequencies (θ + 2πj)/s onto θ: the
+    symbol of the strided map is their symbols side by side, over √s on each axis.
+    """
+    rank = geometry.rank
+    out, inner, *taps = kernel.shape
+    reach = [d * (k - 1) + 1 for d, k in zip(geometry.dilation, taps, strict=True)]
+    spread = np.zeros((out, inner, *reach))
+    steps = tuple(slice(None, None, d) for d in geometry.dilation)
+    spread[(slice(None), slice(None), *steps)] = kernel.numpy()
+    fine = [s * max(points, size) for s, size in zip(geometry.stride, reach, strict=True)]
+    symbols = np.fft.fftn(spread, fine, axes=tuple(range(2, 2 + rank)))
+    # Index j·coarse + m of each axis becomes (j, m): j goes to the columns, m to the batch.
+    folded = symbols.reshape(
+        out, inner, *(n for f, s in zip(fine, geometry.stride, strict=True) for n in (s, f // s))
+    )
+    aliases, frequencies = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
+    side_by_side = folded.transpose(*frequencies, 0, 1, *aliases)
+    matrices = side_by_side.reshape(
+        -1, geometry.groups, out // geometry.groups, inner * math.prod(geometry.stride)
+    ) / math.sqrt(math.prod(geometry.stride))
+    return float(np.linalg.svd(matrices, compute_uv=False).max(initial=0.0))

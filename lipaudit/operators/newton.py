@@ -97,7 +97,9 @@ def _differentiated(theta: Floats, matrices: Complex) -> _Point:
 def _uphill(point: _Point, reach: float) -> Floats:
     """Return Newton's step; along axes of positive curvature it goes up all the same."""
     curvatures, axes = np.linalg.eigh(point.hessian)
-    scale = np.maximum(np.abs(curvatures), 1e-3 * (np.abs(curvatures).max() + 1e-300))
+    # On a flat top there is no curvature to divide by.
+    least = max(1e-3 * float(np.abs(curvatures).max()), 1e-9 * point.value, 1e-300)
+    scale = np.maximum(np.abs(curvatures), least)
     step: Floats = axes @ ((axes.T @ point.gradient) / scale)
     length = float(np.linalg.norm(step))
     return step * (reach / length) if length > reach else step

@@ -290,59 +290,6 @@ def test_reference_spectrum_says_whose_it_is(transposed: bool) -> None:
     assert convolution(kernel, described, None, NORM_ONLY).spectrum() is None
 
 
-# The inputs on which published tools were measured to be wrong.
-
-
-def test_depthwise_takes_the_largest_group() -> None:
-    # orthogonium multiplies the groups: 1.877e-6 where 0.2206 is true.
-    kernel = 0.2 * noise(8, 1, 3, 3)
-    operator = convolution(kernel, geometry(2, 1, groups=8), (8, 8, 8), CPU)
-    each = [
-        convolution(kernel[i : i + 1], geometry(2, 1), (1, 8, 8), CPU).norm().enclosure.upper
-        for i in range(8)
-    ]
-    assert operator.norm().enclosure.upper == pytest.approx(max(each), rel=1e-9)
-    holds(
-        operator,
-        oracles.singular_values(oracles.conv_matrix(kernel, geometry(2, 1, groups=8), (8, 8, 8)))[
-            0
-        ],
-    )
-
-
-def test_even_kernel_with_circular_padding_1() -> None:
-    # orthogonium: 1.162 where 1.735 is true.
-    kernel = noise(3, 3, 2, 2)
-    described = geometry(2, 1, mode=PaddingMode.CIRCULAR)
-    truth = oracles.singular_values(oracles.conv_matrix(kernel, described, (3, 8, 8)))
-    holds(convolution(kernel, described, (3, 8, 8), CPU), float(truth[0]))
-
-
-@pytest.mark.parametrize("size", [5, 7])
-def test_large_kernels_with_same_padding(size: int) -> None:
-    # lip4conv pads by 1 whatever the kernel: 28.278 and 34.056 for 28.767 and 35.956.
-    kernel = noise(2, 2, size, size)
-    described = geometry(2, size // 2)
-    truth = oracles.singular_values(oracles.conv_matrix(kernel, described, (2, 12, 12)))
-    holds(convolution(kernel, described, (2, 12, 12), CPU), float(truth[0]))
-
-
-def test_spectral_norm_leaves_a_larger_operator_norm() -> None:
-    # torch's spectral_norm makes the reshaped norm 1.0; the operator's is 6.853.
-    kernel = noise(8, 8, 7, 7).abs()
-    kernel = kernel / torch.linalg.matrix_norm(kernel.reshape(8, -1), 2)
-    described = geometry(2, 3)
-    operator = convolution(kernel, described, (8, 8, 8), CPU)
-    assert operator.reshaped_norm() == pytest.approx(1.0, rel=1e-12)
-    truth = float(oracles.singular_values(oracles.conv_matrix(kernel, described, (8, 8, 8)))[0])
-    assert truth > 4
-    holds(operator, truth)
-    # A positive kernel stretches constants most: the supremum is the norm of the summed taps.
-    summed = float(torch.linalg.matrix_norm(kernel.sum((2, 3)), 2))
-    assert summed > 6.5
-    holds(convolution(kernel, described, None, CPU), summed)
-
-
 @pytest.mark.parametrize("transposed", [False, True])
 def test_reshaped_norm_is_what_torchs_spectral_norm_divides_by(transposed: bool) -> None:
     layer: torch.nn.Module

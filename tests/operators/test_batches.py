@@ -1,0 +1,203 @@
+"""Batches on a device that runs out of memory at will, and what the engine makes of one.
+
+The device is played: `Compute.move` leaves every tensor on the CPU, so that all of the device's
+path runs here, except for the device.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+
+from lipaudit.device import Compute, choose, ran_out_of_memory
+from lipaudit.enclosure import Rigor
+from lipaudit.errors import NotCertified
+from lipaudit.operators.base import AbstractLinearOperator
+from lipaudit.operators.batches import in_batches, interruptible
+from lipaudit.operators.convolution import convolution
+from lipaudit.operators.dense import DenseOperator
+from lipaudit.operators.geometry import ConvGeometry, PaddingMode
+
+CPU = choose("cpu")
+CUDA = torch.device("cuda", 0)
+FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+@dataclass
+class Device:
+    """A device whose memory holds so many frequencies, or nothing at all."""
+
+    room: float
+    moves: int = 0
+    warnings: list[str] = field(default_factory=list)
+    ticks: list[float] = field(default_factory=list)
+
+    def move(self, tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """Take a tensor where it fits; the CPU always has room."""
+        if device.type == "cpu":
+            return tensor
+        assert device == CUDA
+        self.moves += 1
+        # Frequencies come as integers, one row each; everything else fits, unless nothing does.
+        many = tensor.shape[0] if tensor.dtype == torch.int64 and tensor.dim() == 2 else 1
+        if many > self.room:
+            raise torch.OutOfMemoryError(FULL)
+        return tensor
+
+    def compute(self, max_memory: int = 1 << 30) -> Compute:
+        """Return what makes the engine use it."""
+        return Compute(
+            CUDA,
+            max_memory,
+            warn=self.warnings.append,
+            tick=self.ticks.append,
+            move=self.move,
+        )
+
+
+def fitting(most: int) -> tuple[Callable[[slice, torch.device], list[int]], list[int]]:
+    """Return work that needs room for each item on the device, and the sizes that were tried."""
+    tried: list[int] = []
+
+    def work(run: slice, device: torch.device) -> list[int]:
+        items = list(range(run.start, run.stop))
+        if device.type == "cuda":
+            tried.append(len(items))
+            if len(items) > most:
+                raise torch.OutOfMemoryError(FULL)
+        return items
+
+    return work, tried
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 64, 1000])
+@pytest.mark.parametrize("compute", [CPU, Device(1).compute(), replace(CPU, max_memory=1)])
+def test_every_item_once_and_in_order(count: int, compute: Compute) -> None:
+    work, _ = fitting(count)
+    for flops in (1.0, 1e8, 1e12):
+        found = in_batches(work, count, bytes_each=1 << 20, flops_each=flops, compute=compute)
+        assert [item for part in found for item in part] == list(range(count))
+
+
+def test_pieces_are_halved_until_they_fit() -> None:
+    device = Device(1)
+    work, tried = fitting(3)
+    found = in_batches(
+        work, 40, bytes_each=1 << 20, flops_each=1e6, compute=device.compute(16 << 20)
+    )
+    assert [item for part in found for item in part] == list(range(40))
+    # From what the budget allows downward, and never up again.
+    assert tried[:4] == [16, 8, 4, 2]
+    assert set(tried[3:]) == {2}
+    assert device.warnings == []
+    assert device.ticks == sorted(device.ticks)
+    assert device.ticks[-1] == 1.0
+
+
+def test_at_a_single_item_the_cpu_takes_over() -> None:
+    device = Device(1)
+
+    def work(run: slice, where: torch.device) -> list[int]:
+        # Runs full half-way.
+        if where.type == "cuda" and run.stop > 10:
+            raise RuntimeError("cusolver error: CUSOLVER_STATUS_ALLOC_FAILED")
+        return list(range(run.start, run.stop))
+
+    found = in_batches(
+        work, 25, bytes_each=1 << 20, flops_each=1e6, compute=device.compute(8 << 20)
+    )
+    assert [item for part in found for item in part] == list(range(25))
+    (warning,) = device.warnings
+    assert "ran out of memory" in warning
+    assert "CPU" in warning
+    assert "\n" not in warning
+
+
+def test_other_errors_are_not_taken_for_it() -> None:
+    def work(run: slice, _: torch.device) -> None:
+        raise RuntimeError(f"an illegal memory access was encountered at {run}")
+
+    for compute in (CPU, Device(1).compute()):
+        with pytest.raises(RuntimeError, match="illegal"):
+            in_batches(work, 5, bytes_each=1, flops_each=1.0, compute=compute)
+    assert not ran_out_of_memory(RuntimeError("expected scalar type Double"))
+
+
+def test_without_memory_for_a_single_item_nothing_is_certified() -> None:
+    def work(_: slice, __: torch.device) -> None:
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"
+        )
+
+    for compute in (CPU, Device(0).compute()):
+        with pytest.raises(NotCertified) as caught:
+            in_batches(work, 5, bytes_each=1, flops_each=1.0, compute=compute)
+        assert caught.value.slug == "memory"
+
+
+def test_the_calling_thread_only_waits() -> None:
+    # Or else Ctrl-C would wait for LAPACK.
+    def whose() -> str:
+        return threading.current_thread().name
+
+    assert interruptible(whose, flops=1e12).startswith("lipaudit")
+    assert interruptible(whose, flops=1.0) == threading.main_thread().name
+    for count in (1, 2, 50):
+        names = in_batches(lambda _, __: whose(), count, bytes_each=1, flops_each=1e10, compute=CPU)
+        assert all(name.startswith("lipaudit") for name in names)
+
+
+def kernel(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+PLAIN = ConvGeometry((1, 1), ((1, 1), (1, 1)), (1, 1))
+WRAPPED = replace(PLAIN, mode=PaddingMode.CIRCULAR)
+STRIDED = replace(PLAIN, stride=(2, 2))
+FLAT = torch.eye(4, dtype=torch.float64).reshape(4, 4, 1, 1)
+
+
+def norm_only(compute: Compute) -> Compute:
+    return replace(compute, full_spectra=False)
+
+
+def by_svd(compute: Compute) -> Compute:
+    return replace(compute, by_svd=True)
+
+
+LAYERS: dict[str, Callable[[Compute], AbstractLinearOperator]] = {
+    "any size": lambda c: convolution(kernel(5, 4, 3, 3), PLAIN, None, c),
+    "flat": lambda c: convolution(FLAT, PLAIN, None, c),
+    "strided": lambda c: convolution(kernel(6, 3, 3, 3), STRIDED, (3, 40, 40), norm_only(c)),
+    "zero padding": lambda c: convolution(kernel(5, 4, 3, 3), PLAIN, (4, 30, 30), c),
+    "circular": lambda c: convolution(kernel(5, 4, 3, 3), WRAPPED, (4, 20, 21), c),
+    "circular, proved": lambda c: convolution(kernel(5, 4, 3, 3), WRAPPED, (4, 9, 8), by_svd(c)),
+    "written out": lambda c: convolution(kernel(3, 2, 3, 3), PLAIN, (2, 6, 6), c),
+    "dense": lambda c: DenseOperator(kernel(30, 40), c),
+    "dense, norm only": lambda c: DenseOperator(kernel(300, 280), norm_only(c)),
+}
+
+
+@pytest.mark.parametrize("room", [float("inf"), 3, 0])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_device_proves_what_the_cpu_proves(name: str, room: float) -> None:
+    device = Device(room)
+    there, here = LAYERS[name](device.compute()), LAYERS[name](CPU)
+    theirs, ours = there.norm().enclosure, here.norm().enclosure
+    assert theirs.rigor is Rigor.PROVED
+    # Both hold the truth, so they overlap; and neither is wider than it has to be.
+    assert max(theirs.lower, ours.lower) <= min(theirs.upper, ours.upper)
+    assert theirs.upper <= ours.upper * (1 + 2e-4)
+    assert device.moves > 0
+    if room == 0:
+        assert device.warnings
+    elif room == float("inf"):
+        assert device.warnings == []
+    spectrum, wanted = there.spectrum(), here.spectrum()
+    assert (spectrum is None) == (wanted is None)
+    if spectrum is not None and wanted is not None:
+        assert spectrum.rigor is wanted.rigor
+        off = abs(spectrum.values - wanted.values).max()
+        assert off <= 1e-11 * wanted.largest

@@ -1,0 +1,63 @@
+"""Memory: a layer whose symbol alone would be gigabytes stays within its budget."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+STATUS = Path("/proc/self/status")
+PROGRAM = """
+import sys, torch
+from pathlib import Path
+from lipaudit.device import choose
+from lipaudit.operators.convolution import convolution
+from lipaudit.operators.geometry import ConvGeometry, PaddingMode
+
+channels, side, size, budget = map(int, sys.argv[1:])
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) << 10
+
+def measure(channels):
+    pad = ((side // 2, side // 2),) * 2
+    geometry = ConvGeometry((1, 1), pad, (1, 1), mode=PaddingMode.CIRCULAR)
+    kernel = torch.randn(channels, channels, side, side, dtype=torch.float64) / side
+    compute = choose("cpu", max_memory=budget)
+    spectrum = convolution(kernel, geometry, (channels, size, size), compute).spectrum()
+    assert spectrum is not None and spectrum.values.size == channels * size**2
+
+measure(2)  # libraries and their threads are no part of a layer
+before = peak()
+measure(channels)
+print(before, peak())
+"""
+
+
+def peaks(*arguments: int) -> tuple[int, int]:
+    """Return the peak resident bytes of a fresh process before and after a spectrum."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    before, after = map(int, done.stdout.split())
+    return before, after
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="this system does not tell a process's peak")
+def test_a_spectrum_keeps_to_the_kernel_and_the_budget() -> None:
+    # The whole symbol would be 40² · 40² · 16 = 41 MB, and its Gram matrices as much again.
+    before, after = peaks(40, 5, 40, 8 << 20)
+    assert after - before < 30 << 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATUS.exists(), reason="this system does not tell a process's peak")
+def test_a_symbol_of_four_gigabytes_takes_less_than_one_and_a_half() -> None:
+    _, after = peaks(256, 11, 64, 512 << 20)
+    assert after < 1.5e9
