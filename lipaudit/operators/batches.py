@@ -27,8 +27,10 @@ Result = TypeVar("Result")
 
 PIECE = 1 << 22
 """Bytes of one piece on the CPU: what stays in the caches near one core."""
-_LEAST = 4
-"""Items of one piece all the same, as far as memory allows: they share what they read."""
+_LEAST = 16
+"""Items of one piece all the same, as far as memory allows: neighbours share partial sums."""
+_PIECES_EACH = 8
+"""Pieces for each thread at least, or one of them would wait long for the last."""
 WORTH_A_THREAD = 3e7
 """Work (operations) of a piece below which handing it to another thread costs more than it
 gains: Python's threads take turns between the calls into torch."""
@@ -105,9 +107,8 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
     threads, left = _cores(), job.count - first
     wanted = max(PIECE // job.bytes_each, _LEAST)
     room = min(wanted, job.compute.max_memory // (2 * threads) // job.bytes_each)
-    # At least a few pieces a thread, or one of them would wait for the last; but none tiny.
     worth = math.ceil(WORTH_A_THREAD / job.flops_each)
-    size = max(1, min(room, max(worth, -(-left // (4 * threads)))))
+    size = max(1, min(room, max(worth, -(-left // (_PIECES_EACH * threads)))))
     pieces = [slice(at, min(at + size, job.count)) for at in range(first, job.count, size)]
     if _is_helper() or len(pieces) == 1 or left <= 2 * worth:
         return interruptible(
@@ -115,12 +116,17 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
         )
     futures: list[Future[Result]] = []
     done: list[Result] = []
+    used = 0
     try:
         pool = _pool(os.getpid(), threads)
         futures = [pool.submit(_guarded, job.work, piece) for piece in pieces]
         for future, piece in zip(futures, pieces, strict=True):
             done.append(future.result())
             job.compute.tick(piece.stop / job.count)
+            used += (piece.stop - piece.start) * job.bytes_each
+            if used > job.compute.max_memory // 2:
+                release(CPU)
+                used = 0
     finally:
         for future in futures:
             future.cancel()

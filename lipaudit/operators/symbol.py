@@ -110,7 +110,9 @@ class Symbol:
             inner = torch.complex(*torch.einsum("cl,olf->cof", weights, taps))
             cosines, sines = roots(lines, run[:, :-1], period)
             parts.append(torch.complex(cosines, -sines) @ inner)
-        return torch.cat(parts).reshape(-1, *self.taps.shape[1:])
+        # A single part is not copied: these are the largest tensors there are.
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return whole.reshape(-1, *self.taps.shape[1:])
 
     @cached_property
     def _lines(self) -> tuple[tuple[Offset, ...], tuple[Offset, ...]]:
