@@ -25,13 +25,13 @@ from lipaudit.errors import NotCertified
 
 Result = TypeVar("Result")
 
-PIECE = 1 << 22
-"""Bytes of one piece on the CPU: what stays in the caches near one core."""
+PIECE = 1 << 24
+"""Bytes of one piece on the CPU: more gains nothing, and leaves the caches."""
 _LEAST = 16
 """Items of one piece all the same, as far as memory allows: neighbours share partial sums."""
-_PIECES_EACH = 8
+_PIECES_EACH = 4
 """Pieces for each thread at least, or one of them would wait long for the last."""
-WORTH_A_THREAD = 3e7
+WORTH_A_THREAD = 1e7
 """Work (operations) of a piece below which handing it to another thread costs more than it
 gains: Python's threads take turns between the calls into torch."""
 
@@ -106,11 +106,16 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
     """Do the items from `first` on, on the CPU."""
     threads, left = _cores(), job.count - first
     wanted = max(PIECE // job.bytes_each, _LEAST)
-    room = min(wanted, job.compute.max_memory // (2 * threads) // job.bytes_each)
+    size = max(1, min(wanted, job.compute.max_memory // (2 * threads) // job.bytes_each))
     worth = math.ceil(WORTH_A_THREAD / job.flops_each)
-    size = max(1, min(room, max(worth, -(-left // (_PIECES_EACH * threads)))))
+    shared = not _is_helper() and left > 2 * worth
+    if shared:
+        size = min(size, max(worth, -(-left // (_PIECES_EACH * threads))))
+        # As many for each thread, and those as large as one another.
+        rounds = max(1, round(left / (size * threads)))
+        size = min(size, -(-left // (rounds * threads)))
     pieces = [slice(at, min(at + size, job.count)) for at in range(first, job.count, size)]
-    if _is_helper() or len(pieces) == 1 or left <= 2 * worth:
+    if not shared or len(pieces) == 1:
         return interruptible(
             lambda: [_guarded(job.work, piece) for piece in pieces], flops=left * job.flops_each
         )

@@ -16,6 +16,7 @@ from lipaudit.enclosure import Enclosure
 from lipaudit.errors import ShapeError
 from lipaudit.operators import dense, krylov, leading, padded
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
+from lipaudit.operators.batches import one_thread
 from lipaudit.operators.certify import check_finite
 from lipaudit.operators.correlation import Correlation
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
@@ -49,8 +50,9 @@ def convolution(
             f"of {geometry.groups} groups",
             slug="shape",
         )
-    check_finite(kernel)
-    moderate, factor = normalised(kernel)
+    with one_thread():
+        check_finite(kernel)
+        moderate, factor = normalised(kernel)
     inner: AbstractLinearOperator
     if in_shape is None or not geometry.stated:
         inner = SizeFreeConvolution(moderate, geometry, compute)
@@ -237,7 +239,8 @@ class SizedConvolution(AbstractLinearOperator):
             points = tuple(map(_multiple, self.conv.wide, self.conv.geometry.stride))
             of = "" if self._is_torus else f"circular {_by(points)}"
             sizes = tuple(n // s for n, s in zip(points, self.conv.geometry.stride, strict=True))
-            symbol = polyphase(self.conv.kernel, self.conv.geometry)
+            with one_thread():
+                symbol = polyphase(self.conv.kernel, self.conv.geometry)
             most = OWN_FLOPS if self._is_torus else STAND_IN_FLOPS
             spectrum = torus_spectrum(symbol, sizes, self.compute, of=of, most=most)
             return spectrum and _turned(spectrum, self.conv.geometry)

@@ -9,6 +9,8 @@ from typing import final
 
 import torch
 
+from lipaudit.operators import lapack
+
 NotConverged = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # documented, not in the stubs
 """What LAPACK's wrappers raise when an iteration does not converge."""
 
@@ -40,10 +42,9 @@ def decomposed(matrices: torch.Tensor) -> Factors | None:
 def values_from_gram(grams: torch.Tensor) -> torch.Tensor | None:
     """Return √ of the eigenvalues of Gram matrices, None when LAPACK does not converge."""
     try:
-        eigenvalues: torch.Tensor = torch.linalg.eigvalsh(grams)
+        return lapack.eigenvalues(grams).clamp(min=0).sqrt()
     except NotConverged:
         return None
-    return eigenvalues.clamp(min=0).sqrt()
 
 
 def values_directly(matrices: torch.Tensor) -> torch.Tensor | None:

@@ -15,6 +15,7 @@ from typing import final
 import torch
 
 from lipaudit.device import Compute
+from lipaudit.operators import lapack
 from lipaudit.operators.batches import interruptible
 from lipaudit.operators.certify import (
     ROOM,
@@ -153,7 +154,8 @@ class DirectGrams(AbstractGrams):
         matrices = local.at(
             self._compute.move(frequencies, device), period, self._compute.move(groups, device)
         )
-        return _product(matrices)
+        wide = _wide(matrices)
+        return wide @ wide.mH
 
     def on_lines(
         self, frequencies: torch.Tensor, period: int, device: torch.device
@@ -161,14 +163,12 @@ class DirectGrams(AbstractGrams):
         """See `AbstractGrams.on_lines`."""
         (taps,) = self.on(device)
         move = self._compute.move
-        return _product(
-            Symbol(taps, self.symbol.offsets).on_lines(move(frequencies, device), period)
-        )
+        matrices = Symbol(taps, self.symbol.offsets).on_lines(move(frequencies, device), period)
+        return lapack.gram(_wide(matrices))
 
 
-def _product(matrices: torch.Tensor) -> torch.Tensor:
-    wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mH
-    return wide @ wide.mH
+def _wide(matrices: torch.Tensor) -> torch.Tensor:
+    return matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mH
 
 
 @final

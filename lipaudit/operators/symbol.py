@@ -107,7 +107,9 @@ class Symbol:
             last = torch.tensor([[value]], device=taps.device)
             cosines, sines = roots(line, last, period)
             weights = torch.cat([cosines, -sines])
-            inner = torch.complex(*torch.einsum("cl,olf->cof", weights, taps))
+            # A batch of products of a few rows, so that the taps are read where they lie.
+            both = torch.matmul(weights, taps)
+            inner = torch.complex(both[:, 0], both[:, 1])
             cosines, sines = roots(lines, run[:, :-1], period)
             parts.append(torch.complex(cosines, -sines) @ inner)
         # A single part is not copied: these are the largest tensors there are.

@@ -17,10 +17,11 @@ import torch
 from lipaudit.device import Compute
 from lipaudit.enclosure import Rigor
 from lipaudit.operators.base import Shape
-from lipaudit.operators.batches import in_batches
+from lipaudit.operators.batches import in_batches, one_thread
 from lipaudit.operators.certify import check_finite, svd_radius
 from lipaudit.operators.factors import decomposed, values_directly, values_from_gram
 from lipaudit.operators.grams import choose_grams
+from lipaudit.operators.lapack import numpy_on_one_thread
 from lipaudit.operators.spectrum import Spectrum
 from lipaudit.operators.symbol import Symbol
 
@@ -57,9 +58,12 @@ def torus_spectrum(
         return None
     if 40 * count > compute.max_memory:
         return None
-    check_finite(symbol.taps)
-    found = _decomposed(symbol, sizes, compute) if proves else None
-    found = found or _values(symbol, sizes, compute)
+    # Threads of torch's own would spin for a while after each small operation, and take the
+    # cores from those that decompose.
+    with one_thread(), numpy_on_one_thread():
+        check_finite(symbol.taps)
+        found = _decomposed(symbol, sizes, compute) if proves else None
+        found = found or _values(symbol, sizes, compute)
     if found is None:
         return None
     points = symbol.groups * math.prod(sizes)
@@ -75,19 +79,26 @@ def torus_spectrum(
 
 
 def half_grid(sizes: Shape) -> tuple[torch.Tensor, int, torch.Tensor]:
-    """Return half of the grid's frequencies, their period, and how often each stands."""
+    """Return one of each pair ±θ of the grid's frequencies, their period, and 1 or 2 for each."""
     period = math.lcm(*sizes)
     lines = [torch.arange(n) * (period // n) for n in sizes[:-1]]
     last = sizes[-1]
     lines.append(torch.arange(last // 2 + 1) * (period // last))
     frequencies = torch.cartesian_prod(*lines).reshape(-1, len(sizes))
-    mirrored = (frequencies[:, -1] != 0) & (2 * frequencies[:, -1] != period)
-    return frequencies, period, 1 + mirrored.to(torch.int64)
+    mirror = -frequencies % period
+    # Where the last coordinate is its own mirror, both of a pair are still there.
+    kept = torch.ones(len(frequencies), dtype=torch.bool)
+    same = torch.ones(len(frequencies), dtype=torch.bool)
+    for axis in reversed(range(len(sizes))):
+        kept &= ~same | (frequencies[:, axis] <= mirror[:, axis])
+        same &= frequencies[:, axis] == mirror[:, axis]
+    return frequencies[kept], period, 2 - same[kept].to(torch.int64)
 
 
 def half_count(sizes: Shape) -> int:
     """Count the frequencies of `half_grid` without making them."""
-    return math.prod(sizes[:-1]) * (sizes[-1] // 2 + 1)
+    alone = math.prod(2 if n % 2 == 0 else 1 for n in sizes)
+    return (math.prod(sizes) + alone) // 2
 
 
 @final
@@ -157,5 +168,6 @@ def _values(symbol: Symbol, sizes: Shape, compute: Compute) -> _Found | None:
 
 def _counted(parts: list[torch.Tensor], multiplicity: torch.Tensor) -> Floats:
     """Return all values, largest first, each as often as its frequency stands."""
-    values = torch.cat(parts).repeat_interleave(multiplicity, dim=0).flatten()
-    return values.sort(descending=True).values.numpy()
+    values = np.repeat(torch.cat(parts).numpy(), multiplicity.numpy(), axis=0).ravel()
+    values.sort()
+    return values[::-1].copy()
