@@ -54,6 +54,12 @@ class Peak:
 
 def climb(symbol: Symbol, frequency: torch.Tensor, group: int) -> Peak:
     """Climb from a frequency (in units of 2π/TURN) to a local maximum nearby."""
+    found = climb_above(symbol, frequency, group, -math.inf)
+    return found or peak_at(symbol, frequency, TURN, group)
+
+
+def climb_above(symbol: Symbol, frequency: torch.Tensor, group: int, beat: float) -> Peak | None:
+    """Climb likewise; None where the way seems not to lead above `beat`."""
     taps = symbol.taps[:, group]
     offsets = np.array(symbol.offsets, dtype=np.float64)
     theta = frequency.numpy() * (2.0 * math.pi / TURN)
@@ -62,7 +68,10 @@ def climb(symbol: Symbol, frequency: torch.Tensor, group: int) -> Peak:
     if not any(symbol.radii):
         left, _ = _top_left(_matrix(taps, offsets, theta), scrambled(symbol.taps.shape[2]))
     elif symbol.side <= _NEWTON_SIDE:
-        theta, left = newton.climbed(taps.numpy(), offsets, theta, reach)
+        top = newton.climbed(taps, offsets, theta, reach=reach, beat=beat)
+        if top is None:
+            return None
+        theta, left = top
     else:
         theta, left = _alternated(taps, offsets, theta, reach)
     units = torch.from_numpy(np.round(theta / (2.0 * math.pi) * TURN).astype(np.int64)) % TURN

@@ -43,9 +43,9 @@ def torus_norm(
         above, start = best.enclosure.upper, _peak_near(symbol, grid, near or best.peak)
     first = math.prod(grid.half) if every_point else EVERY_POINT // 4
     cells = GridBlocks.covering(grid, symbol.radii, symbol.groups, above, first)
-    search = Search(symbol, compute, start, expected=len(cells))
-    if bool(symbol.taps.any()):
-        with one_thread():
+    with one_thread():
+        search = Search(symbol, compute, start, expected=len(cells))
+        if bool(symbol.taps.any()):
             search.run(cells)
     upper = max(min(search.upper, above), search.peak.value)
     return Supremum(Enclosure.of(search.peak.value, upper, Rigor.PROVED), search.peak)

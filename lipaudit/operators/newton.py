@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Complex = npt.NDArray[np.complex128]
 Floats = npt.NDArray[np.float64]
 
 _STEPS = 30
 _GAIN = 1e-9
 """Relative gain below which the climb has arrived."""
+_TRUST = 3.0
+"""By how much a top may be higher than the quadratic promises before it counts as hopeless."""
 _SHORTEST = 1e-7
 """Length of a step (radians) below which it has arrived too."""
 _APART = 1e-3
@@ -37,18 +38,19 @@ class _Point:
     value: float
     gradient: Floats
     hessian: Floats
-    left: Complex
+    left: torch.Tensor
 
 
 def climbed(
-    taps: Floats, offsets: Floats, theta: Floats, reach: float
-) -> tuple[Floats, torch.Tensor]:
+    taps: torch.Tensor, offsets: Floats, theta: Floats, *, reach: float, beat: float
+) -> tuple[Floats, torch.Tensor] | None:
     """Return a local maximum near θ and the left singular vector there.
 
-    `taps` are (taps, rows, columns); no step is longer than `reach`.
+    `taps` are (taps, rows, columns); no step is longer than `reach`. None as soon as there is
+    no hope for a norm above `beat`.
     """
     count, rows, columns = taps.shape
-    flat = taps.reshape(count, rows * columns).astype(np.complex128)
+    flat = taps.reshape(count, rows * columns)
     # P, its first and its second derivatives, as weights of the taps.
     first, second = np.triu_indices(offsets.shape[1])
     weights = np.concatenate(
@@ -56,53 +58,64 @@ def climbed(
     )
 
     def at(angle: Floats) -> _Point:
-        phases = np.exp(-1j * (offsets @ angle))
-        matrices = ((weights * phases) @ flat).reshape(len(weights), rows, columns)
-        return _differentiated(angle, matrices)
+        turned = torch.from_numpy(weights * np.exp(-1j * (offsets @ angle)))
+        matrices = torch.complex(turned.real @ flat, turned.imag @ flat)
+        return _differentiated(angle, matrices.reshape(len(weights), rows, columns))
 
     point = at(theta)
     for _ in range(_STEPS):
-        step = _uphill(point, reach)
+        step, promised = _uphill(point, reach)
+        if point.value + _TRUST * promised <= beat * abs(beat) * (1.0 + _GAIN):
+            return None
         best = _advanced(at, point, step)
         if best is None:
             break
         gained, point = best.value - point.value, best
         if gained <= _GAIN * point.value:
             break
-    return point.theta, torch.from_numpy(point.left)
+    return point.theta, point.left
 
 
-def _differentiated(theta: Floats, matrices: Complex) -> _Point:
-    """Work out λ and its derivatives from P, P_i and P_ij (i <= j)."""
+def _differentiated(theta: Floats, matrices: torch.Tensor) -> _Point:
+    """Work out λ and its derivatives from P, P_i and P_ij (i <= j).
+
+    All but the smallest products are left to torch, whose threads a caller can hold back.
+    """
     symbol, axes = matrices[0], theta.size
-    slopes, bends = matrices[1 : 1 + axes], matrices[1 + axes :]
-    values, vectors = np.linalg.eigh(symbol @ symbol.conj().T)
+    values, vectors = torch.linalg.eigh(symbol @ symbol.mH)
     left = vectors[:, -1]
-    row = left.conj() @ symbol
-    moved = left.conj() @ slopes
-    # G_i u, in the basis of the eigenvectors.
-    turned = (slopes @ row.conj() + moved.conj() @ symbol.T) @ vectors.conj()
-    gaps = np.maximum(values[-1] - values[:-1], _APART * values[-1] + 1e-300)
-    mixed = (turned[:, :-1].conj() / gaps) @ turned[:, :-1].T
-    curved = moved @ moved.conj().T
-    hessian = 2.0 * (mixed.real + curved.real)
+    # uᴴP, uᴴP_i and uᴴP_ij, one a row.
+    rows = left.conj() @ matrices
+    moved = rows[1 : 1 + axes]
+    # G_i u = P_i Pᴴu + P P_iᴴu, in the basis of the eigenvectors.
+    image = rows[0].conj()
+    turned = (matrices[1 : 1 + axes] @ image + moved.conj() @ symbol.mT) @ vectors.conj()
+    top = float(values[-1])
+    gaps = (top - values[:-1]).clamp(min=_APART * top + 1e-300)
+    mixed = (turned[:, :-1].conj() / gaps) @ turned[:, :-1].mT
+    hessian: Floats = 2.0 * (mixed.real + (moved @ moved.mH).real).numpy()
+    straight: Floats = 2.0 * (rows[1 + axes :] @ image).real.numpy()
     first, second = np.triu_indices(axes)
-    straight = 2.0 * ((left.conj() @ bends) @ row.conj()).real
     hessian[first, second] += straight
     off = first != second
     hessian[second[off], first[off]] += straight[off]
-    return _Point(theta, float(values[-1]), turned[:, -1].real, hessian, left)
+    return _Point(theta, top, turned[:, -1].real.numpy(), hessian, left)
 
 
-def _uphill(point: _Point, reach: float) -> Floats:
-    """Return Newton's step; along axes of positive curvature it goes up all the same."""
+def _uphill(point: _Point, reach: float) -> tuple[Floats, float]:
+    """Return Newton's step, and what it promises to gain if it need not be shortened.
+
+    Along axes of positive curvature it goes up all the same.
+    """
     curvatures, axes = np.linalg.eigh(point.hessian)
     # On a flat top there is no curvature to divide by.
     least = max(1e-3 * float(np.abs(curvatures).max()), 1e-9 * point.value, 1e-300)
     scale = np.maximum(np.abs(curvatures), least)
-    step: Floats = axes @ ((axes.T @ point.gradient) / scale)
+    slopes = axes.T @ point.gradient
+    step: Floats = axes @ (slopes / scale)
     length = float(np.linalg.norm(step))
-    return step * (reach / length) if length > reach else step
+    promised = 0.5 * float(np.sum(slopes**2 / scale))
+    return (step * (reach / length) if length > reach else step), promised
 
 
 def _advanced(at: Callable[[Floats], _Point], point: _Point, step: Floats) -> _Point | None:

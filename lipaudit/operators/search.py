@@ -17,7 +17,7 @@ from typing import TypeVar, final
 import torch
 
 from lipaudit.device import Compute, ignore
-from lipaudit.operators.ascent import Peak, climb, peak_at
+from lipaudit.operators.ascent import Peak, climb_above, peak_at
 from lipaudit.operators.batches import in_batches
 from lipaudit.operators.cells import AbstractCells
 from lipaudit.operators.certify import ROOM, crude_upper, proves_below
@@ -81,7 +81,7 @@ class Search:
         """Climb from the best of the first centres, where any frequency will do."""
         if cells.anywhere and len(cells) > 1:
             for index in self._estimates(cells).argsort(descending=True)[:_STARTS].tolist():
-                self._take(climb(self.symbol, cells.centres[index], int(cells.groups[index])))
+                self._climb(cells.centres[index], int(cells.groups[index]))
 
     def _raise_lower(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
         """Raise the lower end where a centre promises to be higher."""
@@ -98,9 +98,14 @@ class Search:
                 return
         centre, group = cells.centres[index], int(cells.groups[index])
         if cells.anywhere:
-            self._take(climb(self.symbol, centre, group))
+            self._climb(centre, group)
         else:
             self._take(peak_at(self.symbol, centre, cells.period, group))
+
+    def _climb(self, centre: torch.Tensor, group: int) -> None:
+        peak = climb_above(self.symbol, centre, group, self.peak.value)
+        if peak is not None:
+            self._take(peak)
 
     def _take(self, peak: Peak) -> None:
         if peak.value > self.peak.value:

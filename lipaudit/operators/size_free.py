@@ -52,10 +52,9 @@ def supremum(symbol: Symbol, compute: Compute) -> Supremum:
     group = int(torch.linalg.vector_norm(symbol.taps.sum(0), dim=(-2, -1)).argmax())
     with one_thread():
         start = climb(symbol, origin, group)
-    search = Search(symbol, compute, start, expected=100 + 2 * len(cells))
-    if len(cells) * each > _FIRST_FLOPS:
-        return _between(search.peak, crude_bound(symbol))
-    with one_thread():
+        if len(cells) * each > _FIRST_FLOPS:
+            return _between(start, crude_bound(symbol))
+        search = Search(symbol, compute, start, expected=100 + 2 * len(cells))
         search.run(cells)
     return _between(search.peak, min(search.upper, crude_bound(symbol)))
 

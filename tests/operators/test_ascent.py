@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lipaudit.operators import newton
-from lipaudit.operators.ascent import climb
+from lipaudit.operators.ascent import climb, climb_above
 from lipaudit.operators.geometry import ConvGeometry
 from lipaudit.operators.strided import reduced
 
@@ -57,10 +57,22 @@ def test_large_symbols_climb_too() -> None:
 def test_newton_needs_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the second derivatives are for: without them as many steps end far from the top.
     weights = kernel(8, 8, 3, 3, seed=5)
-    flat = weights.flatten(2).permute(2, 0, 1).numpy()
+    flat = weights.flatten(2).permute(2, 0, 1)
     offsets = np.array([(i, j) for i in range(3) for j in range(3)], dtype=np.float64) - 1.0
     start = np.array([0.4, 1.3])
-    best = newton.climbed(flat, offsets, start, 0.5)[0]
+    best = newton.climbed(flat, offsets, start, reach=0.5, beat=-math.inf)
     monkeypatch.setattr(newton, "_STEPS", 7)
-    few = newton.climbed(flat, offsets, start, 0.5)[0]
-    assert norm_at(weights, few) >= norm_at(weights, best) * (1 - 1e-9)
+    few = newton.climbed(flat, offsets, start, reach=0.5, beat=-math.inf)
+    assert best is not None
+    assert few is not None
+    assert norm_at(weights, few[0]) >= norm_at(weights, best[0]) * (1 - 1e-9)
+
+
+def test_a_way_that_leads_nowhere_is_left() -> None:
+    weights = kernel(6, 6, 3, 3, seed=2)
+    symbol = reduced(weights, ConvGeometry((1, 1), ((0, 0), (0, 0)), (1, 1)))
+    starts = torch.tensor(np.random.default_rng(1).integers(1 << 40, size=(20, 2)))
+    tops = [climb(symbol, start, 0).value for start in starts]
+    # Never where there is something to gain, but always in vain.
+    assert any(climb_above(symbol, start, 0, max(tops) * (1 - 1e-6)) for start in starts)
+    assert not any(climb_above(symbol, start, 0, max(tops) * 2.0) for start in starts)

@@ -23,7 +23,12 @@ from lipaudit.operators import circular, padded
 from lipaudit.operators import torus_spectrum as spectra
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.cells import Grid
-from lipaudit.operators.convolution import SizedConvolution, convolution, reshaped_norm
+from lipaudit.operators.convolution import (
+    SizedConvolution,
+    as_circular,
+    convolution,
+    reshaped_norm,
+)
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
 from lipaudit.operators.strided import polyphase
 from lipaudit.operators.torus_spectrum import torus_spectrum
@@ -184,6 +189,35 @@ def test_torus_spectrum_is_that_of_the_wrapped_operator(
     assert enclosure.lower <= truth[0] * (1 + 1e-13)
     assert truth[0] * (1 - 1e-13) <= enclosure.upper
     assert enclosure.upper <= enclosure.lower * (1 + 1e-4)
+
+
+@settings(max_examples=100)
+@given(cases())
+def test_the_circular_twin_is_the_wrapped_operator(
+    case: tuple[torch.Tensor, ConvGeometry, tuple[int, ...]],
+) -> None:
+    operator = built(case)
+    if operator is None:
+        return
+    kernel, described, (_, *sizes) = case
+    if described.transposed:
+        # Of the plain convolution that it is the adjoint of: stride times as many points.
+        points = tuple(n * s for n, s in zip(sizes, described.stride, strict=True))
+    else:
+        points = tuple(sizes)
+    divides = all(n % s == 0 for n, s in zip(points, described.stride, strict=True))
+    reach = [d * (k - 1) for d, k in zip(described.dilation, kernel.shape[2:], strict=True)]
+    if not divides or any(r - r // 2 > n for r, n in zip(reach, points, strict=True)):
+        with pytest.raises(ShapeError):
+            as_circular(operator)
+        return
+    twin = as_circular(operator)
+    truth = oracles.singular_values(oracles.wrapped_matrix(kernel, described, points))
+    holds(twin, float(truth[0]))
+    spectrum = twin.spectrum()
+    assert spectrum is not None
+    assert spectrum.of == ""
+    np.testing.assert_allclose(spectrum.values, truth, rtol=0, atol=2e-8 * truth[0] + 1e-300)
 
 
 @pytest.mark.parametrize("points", [3, 7])
