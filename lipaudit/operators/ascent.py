@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 
 _NEWTON_SIDE = 64
 """Up to this side every step decomposes the symbol, beyond it is only multiplied."""
+_BASIN = 0.4
+"""Share of a longest step within which two ways are taken to lead to one peak."""
 _DIRECT_SIDE = 48
 """Up to this side singular vectors come from LAPACK, beyond from Krylov steps."""
 _KRYLOV_STEPS = 12
@@ -54,12 +56,14 @@ class Peak:
 
 def climb(symbol: Symbol, frequency: torch.Tensor, group: int) -> Peak:
     """Climb from a frequency (in units of 2π/TURN) to a local maximum nearby."""
-    found = climb_above(symbol, frequency, group, -math.inf)
+    found = climb_above(symbol, frequency, group, None)
     return found or peak_at(symbol, frequency, TURN, group)
 
 
-def climb_above(symbol: Symbol, frequency: torch.Tensor, group: int, beat: float) -> Peak | None:
-    """Climb likewise; None where the way seems not to lead above `beat`."""
+def climb_above(
+    symbol: Symbol, frequency: torch.Tensor, group: int, best: Peak | None
+) -> Peak | None:
+    """Climb likewise; None where the way seems not to lead above the best peak so far."""
     taps = symbol.taps[:, group]
     offsets = np.array(symbol.offsets, dtype=np.float64)
     theta = frequency.numpy() * (2.0 * math.pi / TURN)
@@ -68,7 +72,13 @@ def climb_above(symbol: Symbol, frequency: torch.Tensor, group: int, beat: float
     if not any(symbol.radii):
         left, _ = _top_left(_matrix(taps, offsets, theta), scrambled(symbol.taps.shape[2]))
     elif symbol.side <= _NEWTON_SIDE:
-        top = newton.climbed(taps, offsets, theta, reach=reach, beat=beat)
+        rival = None
+        if best is not None:
+            there = best.turns.numpy() * (2.0 * math.pi)
+            # A peak of another group is only to be beaten.
+            within = reach * _BASIN if best.group == group else 0.0
+            rival = newton.Rival(best.value, there, within)
+        top = newton.climbed(taps, offsets, theta, reach=reach, rival=rival)
         if top is None:
             return None
         theta, left = top

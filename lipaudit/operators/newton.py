@@ -31,6 +31,24 @@ _APART = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """A peak that is known, and which another one is worth finding only if it is higher."""
+
+    norm: float
+    theta: Floats
+    within: float
+    """How close to it (radians on each axis) a way is taken to end there."""
+
+    def is_near(self, theta: Floats) -> bool:
+        """Tell whether a frequency is close to the peak or to its mirror image."""
+        turn = 2.0 * np.pi
+        return any(
+            bool(np.all(np.abs((away + np.pi) % turn - np.pi) < self.within))
+            for away in (theta - self.theta, theta + self.theta)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class _Point:
     """λ at one frequency, with its derivatives."""
 
@@ -42,12 +60,12 @@ class _Point:
 
 
 def climbed(
-    taps: torch.Tensor, offsets: Floats, theta: Floats, *, reach: float, beat: float
+    taps: torch.Tensor, offsets: Floats, theta: Floats, *, reach: float, rival: Rival | None
 ) -> tuple[Floats, torch.Tensor] | None:
     """Return a local maximum near θ and the left singular vector there.
 
     `taps` are (taps, rows, columns); no step is longer than `reach`. None as soon as there is
-    no hope for a norm above `beat`.
+    no hope to end above the rival, or the way leads to it.
     """
     count, rows, columns = taps.shape
     flat = taps.reshape(count, rows * columns)
@@ -65,7 +83,10 @@ def climbed(
     point = at(theta)
     for _ in range(_STEPS):
         step, promised = _uphill(point, reach)
-        if point.value + _TRUST * promised <= beat * abs(beat) * (1.0 + _GAIN):
+        if rival and (
+            point.value + _TRUST * promised <= rival.norm**2 * (1.0 + _GAIN)
+            or rival.is_near(point.theta)
+        ):
             return None
         best = _advanced(at, point, step)
         if best is None:

@@ -35,8 +35,12 @@ _FLOPS = 2e12
 _CELL_OVERHEAD = 3e4
 """What one tiny factorization costs, in operations of a large one."""
 _EIGENVALUE_SIDE = 24
-"""Up to this side norms are estimated by LAPACK's eigenvalues, beyond by Lanczos steps."""
+_EIGENVALUE_WORK = 1.1e6
+"""Up to this side, or this sum of side³, norms are estimated by LAPACK's eigenvalues, beyond by
+Lanczos steps, whose many small operations take as long as that at least."""
 _LANCZOS_STEPS = 16
+_FREE_FLOPS = 1e7
+"""Work that costs no more than a round: cells are split again while they stay below."""
 _STARTS = 3
 """From how many of the first cells a local maximum is climbed to."""
 _SHORTFALL = 1e-3
@@ -71,6 +75,8 @@ class Search:
             before = self.peak.value
             self._raise_lower(cells, estimates)
             smaller = cells.split() if cells.can_split else cells
+            while smaller.can_split and 4 * len(smaller) * self._flops_each <= _FREE_FLOPS:
+                smaller = smaller.split()
             stuck = smaller is cells and self.peak.value <= before
             if stuck or len(smaller) * self._flops_each > self._flops_left:
                 self._loosen(cells, estimates)
@@ -103,7 +109,7 @@ class Search:
             self._take(peak_at(self.symbol, centre, cells.period, group))
 
     def _climb(self, centre: torch.Tensor, group: int) -> None:
-        peak = climb_above(self.symbol, centre, group, self.peak.value)
+        peak = climb_above(self.symbol, centre, group, self.peak)
         if peak is not None:
             self._take(peak)
 
@@ -179,8 +185,8 @@ def crude_bound(symbol: Symbol) -> float:
 
 def estimated_norms(grams: torch.Tensor) -> torch.Tensor:
     """Return about √λ_max of each matrix, from below: a guide, never a bound."""
-    side = grams.shape[-1]
-    if side <= _EIGENVALUE_SIDE:
+    count, side = grams.shape[0], grams.shape[-1]
+    if side <= _EIGENVALUE_SIDE or count * side**3 <= _EIGENVALUE_WORK:
         values: torch.Tensor = torch.linalg.eigvalsh(grams)[..., -1]
         return values.clamp(min=0).sqrt()
     return _lanczos_norms(grams)
