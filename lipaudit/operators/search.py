@@ -41,8 +41,6 @@ Lanczos steps, whose many small operations take as long as that at least."""
 _LANCZOS_STEPS = 16
 _FREE_FLOPS = 1e7
 """Work that costs no more than a round: cells are split again while they stay below."""
-_STARTS = 3
-"""From how many of the first cells a local maximum is climbed to."""
 _SHORTFALL = 1e-3
 """By how much Lanczos estimates are too low, about, where singular values are close together."""
 _GROWTHS = (1.0, 1.001, 1.01, 1.02, 1.05, 1.1, 1.2)
@@ -86,8 +84,8 @@ class Search:
     def _look_around(self, cells: AbstractCells) -> None:
         """Climb from the best of the first centres, where any frequency will do."""
         if cells.anywhere and len(cells) > 1:
-            for index in self._estimates(cells).argsort(descending=True)[:_STARTS].tolist():
-                self._climb(cells.centres[index], int(cells.groups[index]))
+            best = int(self._estimates(cells).argmax())
+            self._climb(cells.centres[best], int(cells.groups[best]))
 
     def _raise_lower(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
         """Raise the lower end where a centre promises to be higher."""
