@@ -110,7 +110,7 @@ def _report(
         input_shape_source=known.source,
         topology=str(model.topology),
         assumptions=model.assumptions,
-        notes=(*model.notes, *known.notes),
+        notes=(*model.notes, *known.notes, *_padded_apart(network)),
         alarms=model.alarms,
         layers=tuple(m.result for m in measured if isinstance(m.result, LayerResult)),
         skipped=(
@@ -119,6 +119,28 @@ def _report(
             *(Skipped(u.name, u.kind, u.slug, u.reason) for u in model.unread),
         ),
     )
+
+
+def _padded_apart(network: Network) -> tuple[str, ...]:
+    """Name the convolutions whose padding is a node of its own, and stretches by itself.
+
+    Exporters write reflect, replicate and circular padding that way.
+    """
+    modes = {
+        name: step.node.attributes.get("mode", "constant")
+        for step in network.steps
+        if step.node.op == "Pad"
+        for name in step.node.outputs
+    }
+    names = [
+        layerwise.title(step)
+        for step in network.steps
+        if step.node.op == "Conv" and modes.get(step.node.inputs[0], "constant") != "constant"
+    ]
+    if not names:
+        return ()
+    text = "the norm is without the padding before it, a node of its own whose gain `bound` adds"
+    return (f"{', '.join(names)}: {text}",)
 
 
 def _opaque(network: Network) -> tuple[Skipped, ...]:

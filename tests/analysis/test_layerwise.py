@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -67,3 +68,13 @@ def test_weights_that_hooks_compute(hook: object, shape: tuple[int, ...] | None)
     (model,) = lipaudit.inspect(net, device="cpu", input_shape=shape).models
     # A number that is proved, or a name in the list of those without one; never silence.
     assert model.layers or model.skipped
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
+def test_a_padding_that_is_a_node_of_its_own_is_said(
+    mode: Literal["zeros", "circular", "reflect", "replicate"],
+) -> None:
+    conv = nn.Conv2d(2, 2, 3, padding=1, padding_mode=mode)
+    (model,) = lipaudit.inspect(nn.Sequential(conv), device="cpu", input_shape=(2, 5, 5)).models
+    said = [note for note in model.notes if "without the padding" in note]
+    assert len(said) == (mode != "zeros")
