@@ -14,6 +14,7 @@ from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import ShapeError
 from lipaudit.graph.model import Model, Topology
 from lipaudit.graph.rewrites.batch_norm import fold_batch_norms
+from lipaudit.graph.rewrites.padding import join_paddings
 from lipaudit.layers import network as networks
 from lipaudit.layers.network import Network, Opaque
 from lipaudit.operators.base import Norm
@@ -91,12 +92,20 @@ def _network(model: Model, input_shape: InputShape) -> tuple[InputShapes, Networ
     """Build the network; where a guessed batch axis does not fit, leave that shape open."""
     known = shapes.resolve(model.graph, input_shape)
     try:
-        return known, networks.build(model.graph, known.known)
+        return known, _built(model, known)
     except ShapeError:
         if not known.is_guess:
             raise
     note = "its first axis is open and no batch axis; give --input-shape"
-    return InputShapes({}, "unknown", (note,)), networks.build(model.graph)
+    open_shapes = InputShapes({}, "unknown", (note,))
+    return open_shapes, _built(model, open_shapes)
+
+
+def _built(model: Model, known: InputShapes) -> Network:
+    """Build the network with every convolution's padding inside of it."""
+    network = networks.build(model.graph, known.known)
+    joined = join_paddings(network.graph, network.shapes)
+    return network if joined is network.graph else networks.build(joined, known.known)
 
 
 def _report(
@@ -124,7 +133,7 @@ def _report(
 def _padded_apart(network: Network) -> tuple[str, ...]:
     """Name the convolutions whose padding is a node of its own, and stretches by itself.
 
-    Exporters write reflect, replicate and circular padding that way.
+    Exporters write reflect, replicate and circular padding that way; `join_paddings` leaves few.
     """
     modes = {
         name: step.node.attributes.get("mode", "constant")

@@ -14,6 +14,7 @@ from lipaudit.device import choose
 from lipaudit.enclosure import Rigor
 from lipaudit.graph.constant import computed
 from lipaudit.graph.node import Edge, Graph, Node
+from lipaudit.graph.rewrites.padding import join_paddings
 from lipaudit.layers import network
 from lipaudit.results import LayerResult
 
@@ -71,10 +72,46 @@ def test_weights_that_hooks_compute(hook: object, shape: tuple[int, ...] | None)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular", "reflect", "replicate"])
-def test_a_padding_that_is_a_node_of_its_own_is_said(
-    mode: Literal["zeros", "circular", "reflect", "replicate"],
+@pytest.mark.parametrize("size", [5, 6])
+def test_a_padding_that_exports_write_apart_is_the_layers_own(
+    mode: Literal["zeros", "circular", "reflect", "replicate"], size: int
 ) -> None:
-    conv = nn.Conv2d(2, 2, 3, padding=1, padding_mode=mode)
-    (model,) = lipaudit.inspect(nn.Sequential(conv), device="cpu", input_shape=(2, 5, 5)).models
-    said = [note for note in model.notes if "without the padding" in note]
-    assert len(said) == (mode != "zeros")
+    torch.manual_seed(size)
+    conv = nn.Conv2d(2, 3, (3, 2), padding=(2, 1), stride=(1, 2), padding_mode=mode, bias=False)
+    unit = torch.eye(2 * size**2, dtype=torch.float64).reshape(-1, 2, size, size)
+    truth = float(torch.linalg.matrix_norm(conv.double()(unit).detach().flatten(1), 2))
+    net = nn.Sequential(conv)
+    for report in (lipaudit.inspect, lipaudit.bound):
+        (model,) = report(net, device="cpu", input_shape=(2, size, size)).models
+        (layer,) = model.layers
+        assert layer.norm.lower <= truth * (1 + 1e-13)
+        assert truth * (1 - 1e-13) <= layer.norm.upper <= truth * (1 + 1e-9)
+        assert not any("without the padding" in note for note in model.notes)
+    assert model.bound is not None
+    assert truth * (1 - 1e-13) <= model.bound.measure.upper <= truth * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("mode", ["wrap", "reflect"])
+def test_a_padding_is_joined_only_where_that_is_the_same(mode: str) -> None:
+    # Read twice, it belongs to none of the two.
+    pads = torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])
+    weight = torch.ones(1, 1, 3, 3)
+    nodes = (
+        Node("Pad", "pad", ("x", "p"), ("padded",), {"mode": mode}),
+        Node("Conv", "one", ("padded", "w"), ("y",)),
+        Node("Conv", "other", ("padded", "w"), ("z",)),
+    )
+    graph = Graph(
+        inputs=(Edge("x", (1, 1, 5, 5), "float32"),),
+        outputs=(Edge("y", None, "float32"), Edge("z", None, "float32")),
+        nodes=nodes,
+        constants={"w": computed("w", weight), "p": computed("p", pads)},
+    )
+    shapes = network.build(graph).shapes
+    assert join_paddings(graph, shapes) is graph
+    single = replace(graph, nodes=nodes[:2], outputs=graph.outputs[:1])
+    joined = join_paddings(single, shapes)
+    assert [(node.op, node.domain) for node in joined.nodes] == [("Conv", "torch")]
+    # Around more than once: ONNX can, torch cannot.
+    wide = replace(single, constants={**single.constants, "p": computed("p", pads * 6)})
+    assert join_paddings(wide, shapes) is wide
