@@ -8,6 +8,7 @@ from lipaudit.analysis import layerwise, propagate, sampling, shapes
 from lipaudit.analysis.bounds import catalog
 from lipaudit.analysis.bounds.base import Question
 from lipaudit.analysis.layerwise import Measured, Progress, Wish
+from lipaudit.analysis.linear_parts import linear_parts
 from lipaudit.analysis.shapes import InputShape, InputShapes
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
@@ -80,8 +81,9 @@ def bound(
     lower: Measure | None = None
     reasons = _unanswerable(model, network)
     if not reasons:
-        question = _question(model, network, measured)
-        bounds = tuple(method.bound(question) for method in catalog.registered())
+        question = _question(model, network, measured, compute)
+        asked = [method.bound(question) for method in catalog.registered()]
+        bounds = tuple(bound for bound in asked if bound is not None)
         # What stands between the layers of an assumed chain is not known, so it cannot be run.
         if model.topology is Topology.STATED:
             lower = sampling.largest_jacobian(network, question.sources, question.targets)
@@ -179,7 +181,9 @@ def _sources(network: Network) -> tuple[str, ...]:
     return tuple(edge.name for edge in network.graph.inputs if propagate.is_continuous(edge.dtype))
 
 
-def _question(model: Model, network: Network, measured: tuple[Measured, ...]) -> Question:
+def _question(
+    model: Model, network: Network, measured: tuple[Measured, ...], compute: Compute
+) -> Question:
     by_step = {id(item.step): item for item in measured}
     norms: Mapping[int, Norm | str] = {
         number: item.norm or (item.result.reason if isinstance(item.result, Skipped) else "")
@@ -190,12 +194,16 @@ def _question(model: Model, network: Network, measured: tuple[Measured, ...]) ->
     assumptions = [*model.assumptions]
     if held:
         assumptions.append(f"held fixed, since not real-valued: {', '.join(held)}")
+    gains = propagate.step_gains(network, norms)
+    sources = _sources(network)
+    targets = tuple(edge.name for edge in network.graph.outputs)
     return Question(
         network=network,
-        gains=propagate.step_gains(network, norms),
-        sources=_sources(network),
-        targets=tuple(edge.name for edge in network.graph.outputs),
+        gains=gains,
+        sources=sources,
+        targets=targets,
         assumptions=tuple(assumptions),
+        parts=linear_parts(network, gains, (sources, targets), compute),
     )
 
 

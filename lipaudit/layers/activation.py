@@ -33,14 +33,12 @@ from lipaudit.layers.pointwise import (
     Case,
     Function,
     Row,
-    Slope,
     always,
     jump,
-    slope,
-    slopes_among,
     tabulate,
 )
 from lipaudit.layers.registry import layer
+from lipaudit.layers.slope import Slope, slope, slopes_among
 
 # Φ(x) + xφ(x): extreme where its derivative (2 - x²)φ(x) vanishes, at x = ±√2. The two
 # extremes add up to 1, since g(x) - x/2 is even for each of these g(x) = x·s(x), s(-x) = 1 - s(x).
@@ -337,6 +335,11 @@ class Clip(AbstractGainLayer):
         """Clamp every item."""
         x, low, high = operand(inputs), optional(inputs, 1), optional(inputs, 2)
         return (x if low is None and high is None else torch.clamp(x, low, high),)
+
+    @property
+    def slopes(self) -> Slope | None:
+        """See `AbstractGainLayer.slopes`."""
+        return _UNIT
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1: a projection onto a convex set. An empty interval makes it a constant."""

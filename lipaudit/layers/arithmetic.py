@@ -106,6 +106,11 @@ class Merge(AbstractGainLayer):
         """Combine the operands."""
         return (self.merger.function(operands(inputs)),)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return self.merger.combine is Combine.SUM
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the stretch by broadcasting of each signal, over n for a mean of n."""
         arriving = iter(shapes)
@@ -170,6 +175,11 @@ class Product(AbstractGainLayer):
         left, right = operands(inputs)
         return (left * right,)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return self.factor is not None
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the diagonal map, where one factor is stored."""
         if self.factor is None:
@@ -206,6 +216,11 @@ class Quotient(AbstractGainLayer):
         left, right = operands(inputs)
         whole = not (left.is_floating_point() or left.is_complex())
         return (torch.div(left, right, rounding_mode="trunc" if whole else None),)
+
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return self.divisor is not None
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the diagonal map, where the divisor is stored."""

@@ -53,6 +53,11 @@ class Concat(AbstractGainLayer):
         """Join the inputs."""
         return (torch.cat(operands(inputs), self.axis),)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1 for each signal: they end in disjoint parts of the result."""
         del shapes
@@ -86,6 +91,11 @@ class Expand(AbstractGainLayer):
         """Broadcast both ways; nothing is copied in memory."""
         x = operand(inputs)
         return (x.expand(broadcast(tuple(x.shape), self.shape)),)
+
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √(items after / items before): every item is copied equally often."""
@@ -128,6 +138,11 @@ class Tile(AbstractGainLayer):
     def forward(self, inputs: Inputs) -> Outputs:
         """Repeat."""
         return (operand(inputs).repeat(self.repeats),)
+
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √Π repeats."""

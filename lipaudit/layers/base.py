@@ -18,6 +18,7 @@ from lipaudit.device import Compute
 from lipaudit.enclosure import ONE, Enclosure
 from lipaudit.graph.constant import Constant, Shape
 from lipaudit.graph.node import Attribute, Node
+from lipaudit.layers.slope import Slope
 from lipaudit.operators.base import AbstractLinearOperator
 
 Value = TypeVar("Value", int, float, str, tuple[int, ...], tuple[float, ...], tuple[str, ...])
@@ -225,6 +226,20 @@ class AbstractGainLayer(AbstractLayer):
     discrete_outputs: ClassVar[tuple[int, ...]] = ()
     """Positions of the outputs that hold positions or truth values: the gain speaks only of
     the others, and where a signal moves these can jump."""
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the result is A x + c, x all signals together, with an A that rounds kindly.
+
+        Kindly: ‖|A|‖ is at most the stated gain, as where A has no negative entry or only one
+        entry a row.
+        """
+        return False
+
+    @property
+    def slopes(self) -> Slope | None:
+        """The range of the slope where it is a function of one number, on every item alike."""
+        return None
 
     @abc.abstractmethod
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:

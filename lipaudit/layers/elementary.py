@@ -2,7 +2,8 @@
 
 import torch
 
-from lipaudit.layers.pointwise import Case, Row, always, slope, steep, tabulate
+from lipaudit.layers.pointwise import Case, Row, always, steep, tabulate
+from lipaudit.layers.slope import slope
 
 # d/dx erf = 2/√π · exp(-x²), largest at 0; 2/√π = 1.128379167095512573896..., digits by
 # mpmath and checked there again in the tests.

@@ -47,6 +47,11 @@ class _AbstractGather(AbstractGainLayer):
         """Copy the items of the first input that the second one names."""
         return (self.pick(operand(inputs), operand(inputs, 1).long()),)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return self.indices is not None
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √(copies of the item that is copied most often)."""
         if self.indices is None:

@@ -94,6 +94,11 @@ class GlobalAveragePool(AbstractGainLayer):
         x = operand(inputs)
         return (x.mean(tuple(range(2, x.dim())), keepdim=True),)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1/√n; 1 where n is not known."""
         shape = shapes[0]
@@ -187,6 +192,11 @@ class AdaptiveAveragePool(AbstractGainLayer):
         if x.is_meta and x.dim() == len(self.outputs) + 2:
             return (x.new_empty(*x.shape[:2], *self.outputs),)
         return (along(x, self._maps(tuple(x.shape[2:])), 2),)
+
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the averaging maps."""

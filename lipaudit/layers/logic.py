@@ -191,6 +191,11 @@ class Where(AbstractGainLayer):
         condition, chosen, other = operands(inputs)
         return (torch.where(condition, chosen, other),)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return self.condition is not None
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return for each signal the root of how often one of its items may be used.
 

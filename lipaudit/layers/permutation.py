@@ -29,6 +29,11 @@ class _AbstractPermutation(AbstractGainLayer):
 
     folding: ClassVar[Folding] = MOVED
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1: ‖P d‖ = ‖d‖."""
         del shapes

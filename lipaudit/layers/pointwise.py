@@ -7,13 +7,11 @@ in the table `SLOPES`.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from types import MappingProxyType
 from typing import final
 
 import torch
 
-from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.graph.node import ONNX_DOMAIN, Attribute, Node
 from lipaudit.layers.base import (
     AbstractGainLayer,
@@ -26,36 +24,9 @@ from lipaudit.layers.base import (
 )
 from lipaudit.layers.operands import operand
 from lipaudit.layers.registry import layer
+from lipaudit.layers.slope import Slope
 
 Function = Callable[[torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Slope:
-    """The infimum and the supremum of a function's slope, rounded outward."""
-
-    lo: Decimal
-    hi: Decimal
-    slack: Decimal = Decimal(0)
-    """The ends lie outside of the truth by at most this much."""
-
-    @property
-    def stretch(self) -> Enclosure:
-        """Enclose the supremum of |slope|."""
-        # copy_abs, since abs() would round to the ambient decimal context.
-        steepest = max(self.lo.copy_abs(), self.hi.copy_abs())
-        around = Enclosure.exactly(steepest).widened(Enclosure.exactly(self.slack))
-        return Enclosure(around.lo, steepest, Rigor.PROVED)
-
-
-def slope(lo: float | str, hi: float | str, *, slack: str = "0") -> Slope:
-    """Return the slope range between two numbers, taken exactly as they are written."""
-    return Slope(Decimal(lo), Decimal(hi), Decimal(slack))
-
-
-def slopes_among(*values: float) -> Slope:
-    """Return the range of a piecewise slope whose pieces have (or approach) these values."""
-    return slope(min(values), max(values))
 
 
 def steep(why: str) -> Unbounded:
@@ -144,6 +115,11 @@ class Pointwise(AbstractGainLayer):
     def forward(self, inputs: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
         """Apply the function to every item."""
         return (self.function(operand(inputs)),)
+
+    @property
+    def slopes(self) -> Slope | None:
+        """See `AbstractGainLayer.slopes`."""
+        return self.slope if isinstance(self.slope, Slope) else None
 
     def gain(self, shapes: Sequence[tuple[int, ...] | None]) -> Gain | Unbounded:
         """Return the supremum of |slope|, whatever the shape."""

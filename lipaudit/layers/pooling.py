@@ -185,6 +185,11 @@ class AveragePool(AbstractGainLayer):
             return (_hollow(x, self.windows),)
         return (along(x, self._maps(tuple(x.shape[2:])), 2),)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the averaging maps, or a bound of it for every size."""
         (shape,) = shapes

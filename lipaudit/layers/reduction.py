@@ -180,6 +180,11 @@ class Reduce(AbstractGainLayer):
         made = _REDUCTIONS[self.op].fold(x, axes)
         return (made if self.keep else made.squeeze(axes),)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return self.op in {"ReduceSum", "ReduceMean"}
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the stretch of one group; the groups are disjoint, so it is that of all."""
         row = _REDUCTIONS[self.op]

@@ -250,6 +250,11 @@ class Pad(AbstractGainLayer):
             x = x.index_select(axis, torch.tensor(index, device=x.device))
         return (x,)
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √(copies of the item that is copied most), the product over the axes."""
         if self.mode == "constant":

@@ -31,6 +31,11 @@ class _AbstractSelection(AbstractGainLayer):
 
     folding: ClassVar[Folding] = COPIED
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return at most 1: ‖S d‖ <= ‖d‖ when the rows of S are different unit vectors."""
         del shapes

@@ -34,6 +34,11 @@ class _AbstractRearrangement(AbstractGainLayer):
 
     folding: ClassVar[Folding] = MOVED
 
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1: ‖P d‖ = ‖d‖."""
         del shapes
@@ -116,6 +121,11 @@ class Cast(AbstractGainLayer, AbstractRetypable):
     def forward(self, inputs: Inputs) -> Outputs:
         """Convert the items."""
         return (cast(operand(inputs, 0), self.dtype, saturate=self.saturate),)
+
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return self.dtype.is_floating_point
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1 between real types: rounding is no part of the exact-real function."""

@@ -138,6 +138,25 @@ def proves_below(
     return proved.cpu()
 
 
+def proves_semidefinite(matrix: torch.Tensor, error: float) -> bool:
+    """Tell whether every symmetric matrix within `error` (in norm) is proved to have no λ < 0.
+
+    The matrix is given by its lower triangle, on the CPU. Lowered by s it has a Cholesky
+    factor, so that λ_min >= s - c·trace - (rounding of the diagonal), which s makes >= error.
+    """
+    diagonal = matrix.diagonal()
+    largest = float(diagonal.max())
+    trace = float(diagonal.abs().sum()) * ROOM
+    constant = cholesky_constant(matrix.shape[-1], is_complex=False)
+    shift = (error + constant * trace + 8.0 * UNIT * largest + UNDERFLOW) * ROOM
+    if not math.isfinite(shift):
+        return False
+    lowered = matrix.clone()
+    lowered.diagonal().sub_(shift)
+    factor, info = torch.linalg.cholesky_ex(lowered)
+    return int(info) == 0 and bool(torch.isfinite(factor.diagonal()).all())
+
+
 def trusted(matrices: torch.Tensor) -> bool:
     """Tell whether factorizations on this device are known to be the textbook's."""
     return matrices.device.type == "cpu"

@@ -13,7 +13,8 @@ from lipaudit.graph.node import ONNX_DOMAIN, TORCH_DOMAIN, Attribute, Node
 from lipaudit.layers import catalog
 from lipaudit.layers.activation import Clip, PRelu
 from lipaudit.layers.base import Call, Gain, Unbounded, UnsupportedNode
-from lipaudit.layers.pointwise import SLOPES, Pointwise, Slope
+from lipaudit.layers.pointwise import SLOPES, Pointwise
+from lipaudit.layers.slope import Slope
 from lipaudit.layers.softmax import LogSoftmax, Softmax
 
 Number = Any  # mpmath has no types

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from lipaudit.analysis.linear_parts import LinearParts
 from lipaudit.analysis.propagate import StepGain
 from lipaudit.layers.network import Network
 from lipaudit.results import Bound
@@ -19,6 +20,8 @@ class Question:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     assumptions: tuple[str, ...]
+    parts: LinearParts | None
+    """The matrices between the bends; None where something between has no gain."""
 
 
 class AbstractBound(abc.ABC):
@@ -29,8 +32,11 @@ class AbstractBound(abc.ABC):
     """One phrase with the paper it is from."""
 
     @abc.abstractmethod
-    def bound(self, question: Question) -> Bound:
-        """Bound the stretch from all sources together to all targets together."""
+    def bound(self, question: Question) -> Bound | None:
+        """Bound the stretch from all sources together to all targets together.
+
+        None where the method has nothing to say about such a network.
+        """
 
 
 _methods: list[AbstractBound] = []

@@ -1,8 +1,14 @@
-"""The catalog: every method imported once, so that the registry is full."""
+"""The catalog: every method imported once, in the order of the report."""
 
-from lipaudit.analysis.bounds import propagated
-from lipaudit.analysis.bounds.base import registered
+from collections.abc import Sequence
 
-METHODS = (propagated,)
+from lipaudit.analysis.bounds import averaged, base, multipliers, propagated
+from lipaudit.analysis.bounds.base import AbstractBound
 
-__all__ = ["METHODS", "registered"]
+METHODS = (propagated, averaged, multipliers)
+
+
+def registered() -> Sequence[AbstractBound]:
+    """Return every method, the simplest first."""
+    order = [module.__name__ for module in METHODS]
+    return sorted(base.registered(), key=lambda method: order.index(type(method).__module__))
