@@ -7,19 +7,37 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from lipaudit.enclosure import ONE, Enclosure, product
+from lipaudit.enclosure import ONE, ZERO, Enclosure, product
 from lipaudit.layers.base import Call, UnsupportedNode
 from lipaudit.layers.operands import Inputs, Outputs, operand, optional
 
 Function = Callable[[torch.Tensor], torch.Tensor]
+_ANY = Enclosure.unknown()
 
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """A gate's activation, and the largest modulus of its slope (None: it jumps)."""
+    """A gate's activation: how steep it is, and which values it takes."""
 
     function: Function
-    slope: Enclosure | None
+    slope: Enclosure
+    """Its Lipschitz constant; unknown where it jumps."""
+    at_zero: Enclosure = ZERO
+    """|f(0)|."""
+    bound: Enclosure = _ANY
+    """The largest |f(x)| of all."""
+    is_fraction: bool = False
+    """Whether its values lie in [0, 1]."""
+
+    @property
+    def jumps(self) -> bool:
+        """Whether no Lipschitz constant is known."""
+        return not self.slope.is_finite
+
+    def reach(self, limit: Enclosure) -> Enclosure:
+        """Bound |f(x)| for |x| <= limit."""
+        near = self.at_zero.plus(self.slope.times(limit))
+        return (near if near.hi < self.bound.hi else self.bound).without_lower()
 
 
 def _magnitude(*factors: float) -> Enclosure:
@@ -29,11 +47,26 @@ def _magnitude(*factors: float) -> Enclosure:
 # As the ONNX operator RNN defines them: name -> (default alpha, default beta, what it is).
 _ACTIVATIONS: Mapping[str, tuple[float, float, Callable[[float, float], Activation]]] = {
     "relu": (0.0, 0.0, lambda _a, _b: Activation(torch.relu, ONE)),
-    "tanh": (0.0, 0.0, lambda _a, _b: Activation(torch.tanh, ONE)),
-    "sigmoid": (0.0, 0.0, lambda _a, _b: Activation(torch.sigmoid, _magnitude(0.25))),
-    "softsign": (0.0, 0.0, lambda _a, _b: Activation(functional.softsign, ONE)),
-    "softplus": (0.0, 0.0, lambda _a, _b: Activation(functional.softplus, ONE)),
-    "affine": (1.0, 0.0, lambda a, b: Activation(lambda x: a * x + b, _magnitude(a))),
+    "tanh": (0.0, 0.0, lambda _a, _b: Activation(torch.tanh, ONE, bound=ONE)),
+    "sigmoid": (
+        0.0,
+        0.0,
+        lambda _a, _b: Activation(
+            torch.sigmoid, _magnitude(0.25), _magnitude(0.5), ONE, is_fraction=True
+        ),
+    ),
+    "softsign": (0.0, 0.0, lambda _a, _b: Activation(functional.softsign, ONE, bound=ONE)),
+    # softplus(0) = ln 2 = 0.69314...
+    "softplus": (
+        0.0,
+        0.0,
+        lambda _a, _b: Activation(functional.softplus, ONE, Enclosure.at_most(0.6932)),
+    ),
+    "affine": (
+        1.0,
+        0.0,
+        lambda a, b: Activation(lambda x: a * x + b, _magnitude(a), _magnitude(b)),
+    ),
     "leakyrelu": (
         0.01,
         0.0,
@@ -42,17 +75,27 @@ _ACTIVATIONS: Mapping[str, tuple[float, float, Callable[[float, float], Activati
     "thresholdedrelu": (
         1.0,
         0.0,
-        lambda a, _b: Activation(lambda x: torch.where(x > a, x, 0), ONE if a == 0 else None),
+        lambda a, _b: Activation(
+            lambda x: torch.where(x > a, x, 0), ONE if a == 0 else Enclosure.unknown()
+        ),
     ),
     "scaledtanh": (
         1.0,
         1.0,
-        lambda a, b: Activation(lambda x: a * torch.tanh(b * x), _magnitude(a, b)),
+        lambda a, b: Activation(
+            lambda x: a * torch.tanh(b * x), _magnitude(a, b), bound=_magnitude(a)
+        ),
     ),
     "hardsigmoid": (
         0.2,
         0.5,
-        lambda a, b: Activation(lambda x: (a * x + b).clamp(0, 1), _magnitude(a)),
+        lambda a, b: Activation(
+            lambda x: (a * x + b).clamp(0, 1),
+            _magnitude(a),
+            _magnitude(min(max(b, 0.0), 1.0)),
+            ONE,
+            is_fraction=True,
+        ),
     ),
     "elu": (
         1.0,
@@ -97,6 +140,11 @@ class Form:
             call.attribute("clip", math.inf),
             call.attribute("layout", 0) != 0,
         )
+
+    @property
+    def limit(self) -> Enclosure:
+        """How large what enters an activation can be."""
+        return Enclosure.at_most(abs(self.clip))
 
     def clipped(self, x: torch.Tensor) -> torch.Tensor:
         """Limit what enters an activation."""

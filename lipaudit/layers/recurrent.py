@@ -1,17 +1,17 @@
 """Recurrent layers: RNN, GRU and LSTM over all their time steps."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from torch.nn import functional
 
-from lipaudit.device import Compute
-from lipaudit.enclosure import ONE, ZERO, Enclosure, Rigor, root_sum_of_squares
+from lipaudit.enclosure import ONE, ZERO, Enclosure, largest, root_sum_of_squares
 from lipaudit.graph.constant import Constant, Shape
 from lipaudit.layers.base import (
+    COMPUTED_PARAMETER,
     AbstractGainLayer,
     Call,
     Examples,
@@ -19,10 +19,17 @@ from lipaudit.layers.base import (
     Unbounded,
     example,
 )
+from lipaudit.layers.gate_weights import norm_of
+from lipaudit.layers.gated import GRUCell, LSTMCell, Matrices
+from lipaudit.layers.magnitude import enclosed, largest_magnitude, magnitudes
 from lipaudit.layers.operands import Inputs, Outputs
 from lipaudit.layers.recurrence import Cell, Form, State, Weights, run
 from lipaudit.layers.registry import layer
-from lipaudit.operators.dense import DenseOperator
+from lipaudit.layers.unrolled import Advance, Recursion, repeated
+
+_UNLIMITED = Unbounded(
+    "bilinear", "a gate or a candidate can have any size, and the gates multiply signals"
+)
 
 
 def _tensors(*shapes: Shape) -> list[torch.Tensor]:
@@ -50,20 +57,97 @@ def _rnn_examples() -> Examples:
     )
 
 
-@layer("RNN", summary="‖W‖ Σ ‖R‖^t over the steps", examples=_rnn_examples)
-@final
 @dataclass(frozen=True, slots=True)
-class RNN(AbstractGainLayer):
-    """h_t = f(W x_t + R h_{t-1} + b)."""
+class _AbstractRecurrent(AbstractGainLayer):
+    """A layer that runs one cell over all time steps, in one direction or two."""
 
     form: Form
-    weights: tuple[Constant | None, Constant | None]
+    constants: Mapping[int, Constant]
+    """By input position."""
     signals: tuple[int, ...]
+
+    @abc.abstractmethod
+    def recursion(self, direction: int, steps: int) -> Recursion | Unbounded:
+        """Bound the steps of one direction, in the order in which it takes them."""
+
+    @property
+    @abc.abstractmethod
+    def signal_states(self) -> tuple[int, ...]:
+        """Positions of the initial states that may be signals."""
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Which parts of the recursion's state leave the layer."""
+        return (0,)
+
+    def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
+        """Bound the stretch from all inputs, and from the initial state, to each output.
+
+        The samples of a batch do not meet, so that one of them alone stretches most. The
+        outputs of the two directions are disjoint, and so are their initial states. A sequence
+        that ends before T takes fewer of the same steps, and yields zeros after them, whatever
+        the input is; its last state is one of the states that are bounded together, or the
+        initial one if it has no step at all.
+        """
+        if not {1, 2} <= self.constants.keys() or set(self.signals) & {3, 4, 7}:
+            return Unbounded(COMPUTED_PARAMETER, "its weights or lengths are computed, not stored")
+        if any(activation.jumps for each in self.form.activations for activation in each):
+            return Unbounded("discontinuous", "its activation jumps")
+        if set(self.signals) - {0, *self.signal_states}:
+            return Unbounded(
+                "bilinear", "its gates multiply an initial state that may be of any size"
+            )
+        steps = self._steps(shapes)
+        if steps is None:
+            return Unbounded("needs-shape", "how many steps it runs is not known")
+        from_inputs, from_state = [], ONE if self._may_be_empty(steps) else ZERO
+        premises: dict[str, None] = {}
+        for direction in range(len(self.form.directions)):
+            recursion = self.recursion(direction, steps)
+            if isinstance(recursion, Unbounded):
+                return recursion
+            premises[recursion.premise] = None
+            if 0 in self.signals:
+                from_inputs.append(largest(map(recursion.from_inputs, self.parts)))
+            if 5 in self.signals:
+                from_state = from_state.larger(largest(map(recursion.from_state, self.parts)))
+        factors = {0: root_sum_of_squares(from_inputs or [ZERO]), 5: from_state}
+        return Gain(
+            tuple(factors[at].without_lower() for at in self.signals),
+            method=f"{', '.join(premises)} over {steps} steps",
+        )
+
+    def _steps(self, shapes: Sequence[Shape | None]) -> int | None:
+        known = {at: constant.shape for at, constant in self.constants.items()}
+        shape = {**known, **dict(zip(self.signals, shapes, strict=True))}.get(0)
+        return None if shape is None else shape[1 if self.form.batch_first else 0]
+
+    def _may_be_empty(self, steps: int) -> bool:
+        """Tell whether some sequence may have no step, so that its state leaves as it came."""
+        lengths = self.constants.get(4)
+        return steps == 0 or (lengths is not None and min(lengths.integers(), default=0) < 1)
+
+    def _matrices(self, direction: int) -> Matrices:
+        w, r = self.constants[1], self.constants[2]
+        error = max(w.entry_error, r.entry_error)
+        return Matrices(w.values()[direction], r.values()[direction], error)
+
+    def _size_of(self, position: int) -> Enclosure | Unbounded:
+        """Bound the entries of a stored tensor; 0 where there is none."""
+        constant = self.constants.get(position)
+        return ZERO if constant is None else largest_magnitude(constant)
+
+
+@layer("RNN", summary="<= ‖W‖ Σ ‖R‖^t over the steps", examples=_rnn_examples)
+@final
+@dataclass(frozen=True, slots=True)
+class RNN(_AbstractRecurrent):
+    """h_t = f(W x_t + R h_{t-1} + b)."""
 
     @classmethod
     def from_node(cls, call: Call) -> "RNN":
         """Read directions and activations."""
-        return cls(Form.of(call, ("Tanh",)), (call.constant(1), call.constant(2)), call.signals)
+        return cls(Form.of(call, ("Tanh",)), call.constants, call.signals)
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Run all steps."""
@@ -79,75 +163,20 @@ class RNN(AbstractGainLayer):
 
         return cell
 
-    def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
-        """Bound the stretch from all inputs, and from the initial state, to all outputs.
+    @property
+    def signal_states(self) -> tuple[int, ...]:
+        """See `_AbstractRecurrent.signal_states`."""
+        return (5,)
 
-        With a slope of at most s, |δh_t| <= s|W||δx_t| + s|R||δh_{t-1}|, a convolution in time
-        of |δx| with s|W|(s|R|)^t, and (s|R|)^t |δh_0|: hence s|W| Σ_{t<T} (s|R|)^t (Young's
-        inequality) and √Σ_{1<=t<=T} (s|R|)^{2t}. The two directions' outputs are disjoint. A
-        sequence that ends before T only selects among these steps.
-        """
-        w, r = self.weights
-        if w is None or r is None or not set(self.signals) <= {0, 5}:
-            return Unbounded("computed-parameter", "its weights are computed by the network")
-        slopes = [activation.slope for (activation,) in self.form.activations]
-        steps = self._steps(shapes)
-        if steps is None:
-            return Unbounded("needs-shape", "an RNN needs to know how many steps it runs")
-        from_inputs, from_state = [], []
-        for direction, slope in enumerate(slopes):
-            if slope is None:
-                return Unbounded("discontinuous", "its activation jumps")
-            into = slope.times(_norm(w, direction))
-            back = slope.times(_norm(r, direction))
-            from_inputs.append(into.times(_power_sum(back, steps)[0]))
-            squared = back.times(back)
-            from_state.append(squared.times(_power_sum(squared, steps)[0]).sqrt())
-        factors = {0: root_sum_of_squares(from_inputs), 5: root_sum_of_squares(from_state)}
-        method = f"‖W‖ Σ ‖R‖^t over {steps} steps"
-        return Gain(tuple(factors[at].without_lower() for at in self.signals), method=method)
-
-    def _steps(self, shapes: Sequence[Shape | None]) -> int | None:
-        shape = dict(zip(self.signals, shapes, strict=True)).get(0)
-        return None if shape is None else shape[1 if self.form.batch_first else 0]
-
-
-def _power_sum(ratio: Enclosure, count: int) -> tuple[Enclosure, Enclosure]:
-    """Enclose Σ_{t<count} ratio^t and ratio^count, in steps that double the count."""
-    if count == 0:
-        return ZERO, ONE
-    half, power = _power_sum(ratio, count // 2)
-    total, power = half.times(ONE.plus(power)), power.times(power)
-    if count % 2 == 0:
-        return total, power
-    return ONE.plus(ratio.times(total)), ratio.times(power)
-
-
-def _norm(constant: Constant, direction: int) -> Enclosure:
-    """Enclose the norm of one direction's matrix."""
-    matrix = constant.values()[direction]
-    if not bool(torch.isfinite(matrix).all()):
-        return Enclosure.unknown()
-    compute = Compute(torch.device("cpu"), full_spectra=False)
-    found = DenseOperator(matrix, compute).norm().enclosure
-    if constant.entry_error == 0:
-        return found
-    if math.isinf(constant.entry_error):
-        return Enclosure(found.lo, found.hi, min(found.rigor, Rigor.NUMERICAL))
-    # ‖E‖ <= ε Σ|a|; the factor 2 covers the rounding of the sum.
-    slack = Enclosure.exactly(2 * constant.entry_error)
-    return found.widened(slack.times(Enclosure.exactly(float(matrix.abs().sum()))))
-
-
-class _AbstractGated(AbstractGainLayer):
-    """A recurrent layer whose gates multiply signals."""
-
-    def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
-        """Nothing globally: a gate times a state that may be of any size."""
-        del shapes
-        return Unbounded(
-            "bilinear", "its gates multiply signals; only a bound on their values bounds it"
+    def recursion(self, direction: int, steps: int) -> Recursion:
+        """With a slope of at most s, |δh_t| <= s‖W‖|δx_t| + s‖R‖|δh_{t-1}|."""
+        (activation,) = self.form.activations[direction]
+        matrices = self._matrices(direction)
+        into, back = (
+            activation.slope.times(norm_of(matrix, matrices.entry_error))
+            for matrix in (matrices.input, matrices.recurrent)
         )
+        return repeated(Advance(carry=((back,),), drive=(into,)), steps, "‖W‖ Σ ‖R‖^t")
 
 
 def _gru_examples() -> Examples:
@@ -165,22 +194,21 @@ def _gru_examples() -> Examples:
     )
 
 
-@layer("GRU", summary="none globally: bilinear gates", examples=_gru_examples)
+@layer("GRU", summary="through |h| <= 1; none if h_0 is a signal", examples=_gru_examples)
 @final
 @dataclass(frozen=True, slots=True)
-class GRU(_AbstractGated):
+class GRU(_AbstractRecurrent):
     """Gated recurrent units: h_t = (1 - z) n + z h_{t-1}."""
 
-    form: Form
     reset_after: bool
     """Whether the reset gate acts on R h rather than on h (as in torch)."""
 
     @classmethod
     def from_node(cls, call: Call) -> "GRU":
         """Read directions, activations, and where the reset gate acts."""
-        return cls(
-            Form.of(call, ("Sigmoid", "Tanh")), call.attribute("linear_before_reset", 0) != 0
-        )
+        form = Form.of(call, ("Sigmoid", "Tanh"))
+        after = call.attribute("linear_before_reset", 0) != 0
+        return cls(form, call.constants, call.signals, after)
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Run all steps."""
@@ -206,6 +234,29 @@ class GRU(_AbstractGated):
             return ((1 - update) * candidate + update * h,)
 
         return cell
+
+    @property
+    def signal_states(self) -> tuple[int, ...]:
+        """None: the update gate multiplies the state."""
+        return ()
+
+    def recursion(self, direction: int, steps: int) -> Recursion | Unbounded:
+        """Bound the states, and with them the steps."""
+        gate, candidate = self.form.activations[direction]
+        cell = GRUCell(gate, candidate, self.form.limit, self.reset_after)
+        if not all(activation.reach(cell.limit).is_finite for activation in (gate, candidate)):
+            return _UNLIMITED
+        start = self._size_of(5)
+        if isinstance(start, Unbounded):
+            return start
+        matrices, bias = self._matrices(direction), self.constants.get(3)
+        size = matrices.recurrent.shape[-1]
+        if bias is None:
+            last = matrices.recurrent.new_zeros(size)
+        else:
+            last = bias.values()[direction, -size:]
+            matrices = replace(matrices, entry_error=max(matrices.entry_error, bias.entry_error))
+        return cell.recursion(matrices, last, cell.peak(start, steps), steps)
 
 
 def _lstm_examples() -> Examples:
@@ -237,24 +288,31 @@ def _lstm_examples() -> Examples:
         clip=0.5,
         input_forget=1,
     )
+    yield example(
+        "LSTM",
+        (4, 2, 2),
+        (1, 2, 3),
+        constants={1: w[:1], 2: r[:1], 3: b[:1], 4: everything[4], 6: c[:1]},
+        outputs=3,
+        hidden_size=3,
+    )
 
 
-@layer("LSTM", summary="none globally: bilinear gates", examples=_lstm_examples)
+@layer("LSTM", summary="through |c_t| <= t; none if c_0 is a signal", examples=_lstm_examples)
 @final
 @dataclass(frozen=True, slots=True)
-class LSTM(_AbstractGated):
+class LSTM(_AbstractRecurrent):
     """Long short-term memory: c_t = f c_{t-1} + i g, h_t = o tanh(c_t)."""
 
-    form: Form
     coupled: bool
     """Whether the forget gate is 1 - i."""
 
     @classmethod
     def from_node(cls, call: Call) -> "LSTM":
         """Read directions, activations, and whether two gates are coupled."""
-        return cls(
-            Form.of(call, ("Sigmoid", "Tanh", "Tanh")), call.attribute("input_forget", 0) != 0
-        )
+        form = Form.of(call, ("Sigmoid", "Tanh", "Tanh"))
+        coupled = call.attribute("input_forget", 0) != 0
+        return cls(form, call.constants, call.signals, coupled)
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Run all steps."""
@@ -280,3 +338,52 @@ class LSTM(_AbstractGated):
             return o * out(c), c
 
         return cell
+
+    @property
+    def signal_states(self) -> tuple[int, ...]:
+        """The hidden state only: the forget gate multiplies that of the cell."""
+        return (5,)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Both states leave the layer."""
+        return (0, 1)
+
+    def recursion(self, direction: int, steps: int) -> Recursion | Unbounded:
+        """Bound the cell's states, and with them the steps."""
+        gate, candidate, output = self.form.activations[direction]
+        limit = self.form.limit
+        if not all(activation.reach(limit).is_finite for activation in (gate, candidate)):
+            return _UNLIMITED
+        start, peepholes = self._size_of(6), self._peepholes(direction)
+        if isinstance(start, Unbounded):
+            return start
+        if isinstance(peepholes, Unbounded):
+            return peepholes
+        matrices = self._matrices(direction)
+        into, back = matrices.stacks((0, 2, 3), 4)
+        cell = LSTMCell(
+            gate,
+            candidate,
+            output,
+            limit,
+            self.coupled,
+            into,
+            back,
+            matrices.norms(1, 4),
+            peepholes,
+        )
+        return cell.recursion(start, steps)
+
+    def _peepholes(self, direction: int) -> tuple[Enclosure, ...] | Unbounded:
+        """Bound the entries of each gate's peephole."""
+        constant = self.constants.get(7)
+        if constant is None:
+            return (ZERO,) * 3
+        values = magnitudes(constant)
+        if isinstance(values, Unbounded):
+            return values
+        parts = values[direction].chunk(3)
+        return tuple(
+            enclosed(float(part.max()) if part.numel() else 0.0, constant) for part in parts
+        )

@@ -1,12 +1,14 @@
 """Recurrent layers: the RNN's gain over all its steps, and torch's own layers."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lipaudit.layers.base import Gain, Unbounded, example
-from lipaudit.layers.recurrent import GRU, LSTM, RNN
+from lipaudit.layers.base import Gain, example
+from lipaudit.layers.recurrent import LSTM, RNN
 from tests.layers.runtime import jacobian, layer_of
 
 
@@ -51,9 +53,9 @@ def test_no_jacobian_of_an_rnn_exceeds_its_gain(
         assert norm <= factor.upper * (1 + 1e-12)
 
 
-def test_a_linear_rnn_of_one_unit_attains_almost_its_gain() -> None:
-    # h_t = x_t + h_{t-1}: a running sum, whose norm over T steps is 1 / (2 sin(π / (4T + 2)));
-    # Young's inequality gives T.
+def test_a_linear_rnn_of_one_unit_attains_its_gain() -> None:
+    # h_t = x_t + h_{t-1}: a running sum, whose norm over T steps is 1 / (2 sin(π / (4T + 2)))
+    # (Elliott 1953, the eigenvalues of the second difference matrix).
     one = torch.ones(1, 1, 1)
     case = example(
         "RNN",
@@ -64,21 +66,43 @@ def test_a_linear_rnn_of_one_unit_attains_almost_its_gain() -> None:
     )
     layer = layer_of(case)
     assert isinstance(layer, RNN)
-    single = layer.gain([(1, 1, 1)])
-    several = layer.gain([(4, 1, 1)])
-    assert isinstance(single, Gain)
-    assert isinstance(several, Gain)
-    assert single.factors[0].upper == pytest.approx(3.0, rel=1e-9)
-    assert several.factors[0].upper == pytest.approx(12.0, rel=1e-9)
+    for steps in (1, 4, 60):
+        gain = layer.gain([(steps, 1, 1)])
+        assert isinstance(gain, Gain)
+        truth = 3 / (2 * math.sin(math.pi / (4 * steps + 2)))
+        assert truth * (1 - 1e-12) <= gain.factors[0].upper <= truth * 1.001
 
 
-def test_gates_have_no_global_constant() -> None:
-    w, r = torch.ones(1, 9, 2), torch.ones(1, 9, 3)
-    layer = layer_of(example("GRU", (4, 1, 2), constants={1: w, 2: r}))
-    assert isinstance(layer, GRU)
-    gain = layer.gain([(4, 1, 2)])
-    assert isinstance(gain, Unbounded)
-    assert gain.slug == "bilinear"
+@pytest.mark.parametrize(("steps", "length"), [(0, 0), (3, 0), (3, 2)])
+def test_the_state_of_an_empty_sequence_leaves_as_it_came(steps: int, length: int) -> None:
+    w, r, b = tensors(0, 0.1, (1, 3, 2), (1, 3, 3), (1, 6))
+    lengths = torch.tensor([length], dtype=torch.int32)
+    case = example("RNN", (steps, 1, 2), (1, 1, 3), constants={1: w, 2: r, 3: b, 4: lengths})
+    layer = layer_of(case)
+    assert isinstance(layer, RNN)
+    gain = layer.gain(case.shapes)
+    assert isinstance(gain, Gain)
+    x, h = tensors(1, 1.0, *case.shapes)
+
+    def last(h: torch.Tensor) -> torch.Tensor:
+        return layer.forward([x, w, r, b, lengths, h])[1]
+
+    norm = float(torch.linalg.matrix_norm(jacobian(last, h), 2))
+    assert norm <= gain.factors[1].upper * (1 + 1e-12)
+    assert norm == 1 or length > 0
+
+
+def test_very_many_steps_are_covered_without_walking_through_them() -> None:
+    w, r = tensors(0, 0.1, (1, 3, 2), (1, 3, 3))
+    layer = layer_of(example("RNN", (1, 1, 2), constants={1: w, 2: r}))
+    assert isinstance(layer, RNN)
+    some, many = layer.gain([(8000, 1, 2)]), layer.gain([(10**9, 1, 2)])
+    assert isinstance(some, Gain)
+    assert isinstance(many, Gain)
+    norms = [float(torch.linalg.matrix_norm(matrix[0], 2)) for matrix in (w, r)]
+    limit = norms[0] / (1 - norms[1])  # the geometric series
+    assert some.factors[0].upper <= many.factors[0].upper * (1 + 1e-9)
+    assert many.factors[0].upper == pytest.approx(limit, rel=1e-9)
 
 
 def reordered(module: torch.nn.RNNBase, order: tuple[int, ...]) -> dict[int, torch.Tensor]:
