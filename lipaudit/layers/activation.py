@@ -33,12 +33,15 @@ from lipaudit.layers.pointwise import (
     Case,
     Function,
     Row,
+    Trend,
     always,
     jump,
     tabulate,
+    trend,
 )
 from lipaudit.layers.registry import layer
 from lipaudit.layers.slope import Slope, slope, slopes_among
+from lipaudit.layers.values import Values, enclosing
 
 # Φ(x) + xφ(x): extreme where its derivative (2 - x²)φ(x) vanishes, at x = ±√2. The two
 # extremes add up to 1, since g(x) - x/2 is even for each of these g(x) = x·s(x), s(-x) = 1 - s(x).
@@ -52,6 +55,9 @@ _MISH = slope("-0.1125261223894625565", "1.0884981612517278623", slack="1e-19")
 # One sixth, rounded up.
 _SIXTH = "0.16666666666666666667"
 _UNIT = slope(0, 1)
+# How far x·Φ(x), x·sigmoid(x) and x·tanh(softplus(x)) dip below 0, rounded up. All fall to that,
+# left of 0, and rise from there.
+_GELU_DIP, _SILU_DIP, _MISH_DIP = 0.17005, 0.27847, 0.30885
 
 
 def _leaky_relu(call: Call) -> tuple[Slope, Function]:
@@ -112,6 +118,11 @@ def _swish(call: Call) -> tuple[Slope, Function]:
     alpha = call.attribute("alpha", 1.0)
     range_ = _SILU if alpha != 0 else slope("0.5", "0.5")
     return range_, lambda x: x * torch.sigmoid(alpha * x)
+
+
+def _swish_trend(call: Call) -> Trend | None:
+    alpha = call.attribute("alpha", 1.0)
+    return Trend(0.0, _SILU_DIP / alpha) if alpha > 0 else None
 
 
 def _thresholded_relu(call: Call) -> tuple[Slope | Unbounded, Function]:
@@ -177,6 +188,7 @@ tabulate(
             (Case(exact=1.5),),
             "Hardswish",
             "hardswish",
+            trend=trend(-1.5),
         ),
         "Tanh": Row("1", always(_UNIT, torch.tanh), (_ONE,), "Tanh", "tanh"),
         # The ideal log(1 + exp x), slope sigmoid(x); torch's own switches to x at x = 20 and
@@ -188,6 +200,7 @@ tabulate(
             "1.12891 (erf), 1.12900 (tanh)",
             _gelu,
             (Case(exact=1.1289041451851548), Case({"approximate": "tanh"}, 1.1289930686587718)),
+            trend=trend(0.0, _GELU_DIP),
         ),
         "Mish": Row(
             "1.08850",
@@ -195,6 +208,7 @@ tabulate(
             (Case(exact=1.0884981612517279),),
             "Mish",
             "mish",
+            trend=trend(0.0, _MISH_DIP),
         ),
         "Swish": Row(
             "1.09984 (1/2 for α = 0)",
@@ -206,6 +220,7 @@ tabulate(
             ),
             "SiLU",
             "silu",
+            trend=_swish_trend,
         ),
         "ThresholdedRelu": Row(
             "none, 1 for α = 0", _thresholded_relu, (Case(), Case({"alpha": 0.0}, 1.0))
@@ -300,6 +315,16 @@ class PRelu(AbstractGainLayer):
             raise ValueError("the slope has more items than the signal")
         return (made,)
 
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return what the ends become, and 0 where they lie on both sides of it."""
+        x, slopes = inputs[0], inputs[1]
+        if x is None or slopes is None:
+            return ()
+        (low,), (high,) = self.forward((x.lo, slopes.lo)), self.forward((x.hi, slopes.lo))
+        inside = torch.where((x.lo < 0) & (x.hi > 0), 0.0, low)
+        least, most = torch.minimum(torch.minimum(low, high), inside), torch.maximum(low, high)
+        return (enclosing(least, torch.maximum(most, inside)),)
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the steeper of the two pieces, over all stored slopes."""
         del shapes
@@ -340,6 +365,11 @@ class Clip(AbstractGainLayer):
     def slopes(self) -> Slope | None:
         """See `AbstractGainLayer.slopes`."""
         return _UNIT
+
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1: a projection onto a convex set. An empty interval makes it a constant."""

@@ -21,6 +21,7 @@ from lipaudit.layers.base import (
 )
 from lipaudit.layers.operands import Inputs, Outputs, operand, optional
 from lipaudit.layers.registry import layer
+from lipaudit.layers.values import Values, enclosing
 
 
 def _attention_examples() -> Examples:
@@ -61,7 +62,7 @@ def _attention_examples() -> Examples:
     )
 
 
-@layer("Attention", summary="none globally: bilinear", examples=_attention_examples)
+@layer("Attention", summary="none globally; through value bounds", examples=_attention_examples)
 @final
 @dataclass(frozen=True, slots=True)
 class Attention(AbstractGainLayer):
@@ -76,6 +77,8 @@ class Attention(AbstractGainLayer):
     causal: bool
     shown: int
     """Which stage the fourth output shows: 0 scores, 1 masked, 2 capped, 3 probabilities."""
+    only_three: bool
+    """Whether queries, keys and values are its only signals, and the result its only output."""
 
     @classmethod
     def from_node(cls, call: Call) -> "Attention":
@@ -89,6 +92,7 @@ class Attention(AbstractGainLayer):
             call.attribute("softcap", 0.0),
             call.attribute("is_causal", 0) != 0,
             call.attribute("qk_matmul_output_mode", 0),
+            call.signals == (0, 1, 2) and not any(call.node.outputs[1:]) and not call.given(4),
         )
 
     def forward(self, inputs: Inputs) -> Outputs:
@@ -130,6 +134,62 @@ class Attention(AbstractGainLayer):
             "dot-product attention has no global Lipschitz constant; "
             "a value bound on its inputs gives one",
         )
+
+    def gain_within(
+        self, shapes: Sequence[Shape | None], values: Sequence[Values]
+    ) -> Gain | Unbounded:
+        """Bound dP V + P dV, with scores Z = s Q Kᵀ and P = softmax(Z), for each head.
+
+        P has rows of length <= 1 that add up to 1, so that ‖P‖ <= √n for n queries and dP V is
+        dP (V - 1cᵀ) for every c; softmax halves, so that ‖dP‖ <= ‖dZ‖/2; and ‖dZ‖ <= |s|(‖K‖‖dQ‖ +
+        ‖Q‖‖dK‖). A soft cap stretches nothing, a mask adds a constant. Keys and values that g
+        heads share enter g times.
+        """
+        if not self.only_three or any(shape is None for shape in shapes):
+            return self.gain(shapes)
+        query, key, value = (shape for shape in shapes if shape is not None)
+        split = len(query) == 3
+        heads = (self.query_heads, self.key_heads) if split else (query[1], key[1])
+        size = query[-1] // heads[0] if split else query[-1]
+        if not all(heads) or not size or not key[-2]:
+            return self.gain(shapes)
+        norms = [values[0].matrix_norm(query), values[1].matrix_norm(key)]
+        spread = _centred(values[2], value)
+        if not all(norm.is_finite for norm in (*norms, spread)):
+            return self.gain(shapes)
+        exact = Enclosure.exactly
+        stated = None if self.scale is None else exact(abs(self.scale))
+        scale = ONE.over(Enclosure.sqrt_of(size)) if stated is None else stated
+        shared = Enclosure.sqrt_of(heads[0] // heads[1])
+        halved = spread.times(scale).times(exact(0.5))
+        factors = (
+            halved.times(norms[1]),
+            halved.times(norms[0]).times(shared),
+            Enclosure.sqrt_of(query[-2]).times(shared),
+        )
+        return Gain(
+            tuple(factor.without_lower() for factor in factors),
+            method="bounds of queries, keys and values",
+        )
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return what averages of values can be; nothing of the other outputs."""
+        value = inputs[2]
+        if value is None or not self.only_three:
+            return ()
+        low, high = value.lo.amin(-2, keepdim=True), value.hi.amax(-2, keepdim=True)
+        # A row in which everything is masked is 0.
+        return (Values.between(min(float(low.min()), 0.0), max(float(high.max()), 0.0)),)
+
+
+def _centred(values: Values, shape: Shape) -> Enclosure:
+    """Bound the norm of V - 1cᵀ for the c half way, or of V itself where that is less."""
+    plain, wide = values.matrix_norm(shape), values.of_shape(shape)
+    if not values.is_finite:
+        return plain
+    middle = (wide.lo.amin(-2, keepdim=True) + wide.hi.amax(-2, keepdim=True)) / 2
+    moved = enclosing(wide.lo - middle, wide.hi - middle).matrix_norm(shape)
+    return moved if moved.hi < plain.hi else plain
 
 
 def _with_heads(x: torch.Tensor, heads: int) -> torch.Tensor:

@@ -19,6 +19,7 @@ from lipaudit.enclosure import ONE, Enclosure
 from lipaudit.graph.constant import Constant, Shape
 from lipaudit.graph.node import Attribute, Node
 from lipaudit.layers.slope import Slope
+from lipaudit.layers.values import Values, rising
 from lipaudit.operators.base import AbstractLinearOperator
 
 Value = TypeVar("Value", int, float, str, tuple[int, ...], tuple[float, ...], tuple[str, ...])
@@ -200,9 +201,19 @@ class AbstractLayer(abc.ABC):
         constants when the layer is built, never from the values of `inputs`.
         """
 
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Bound the values of the results, given those of all inputs by position; () for none."""
+        del inputs
+        return ()
+
 
 class AbstractLinearLayer(AbstractLayer):
     """A layer that is affine in its one signal, with a weight of its own."""
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """Whether it applies one matrix to every row of its signal, along the last axis."""
+        return False
 
     @abc.abstractmethod
     def weights(self) -> tuple[Constant, ...]:
@@ -237,6 +248,11 @@ class AbstractGainLayer(AbstractLayer):
         return False
 
     @property
+    def is_rising(self) -> bool:
+        """Whether every result grows with every signal and is a sum, an extreme or an item."""
+        return self.is_affine
+
+    @property
     def slopes(self) -> Slope | None:
         """The range of the slope where it is a function of one number, on every item alike."""
         return None
@@ -249,6 +265,17 @@ class AbstractGainLayer(AbstractLayer):
         None leaves open; where it would depend on an unknown shape, say so with the slug
         "needs-shape".
         """
+
+    def gain_within(
+        self, shapes: Sequence[Shape | None], values: Sequence[Values]
+    ) -> Gain | Unbounded:
+        """Bound the stretch between signals that only take such values; else the global one."""
+        del values
+        return self.gain(shapes)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """See `AbstractLayer.values`."""
+        return rising(self.forward, inputs) if self.is_rising else ()
 
 
 class AbstractRetypable(AbstractLayer):

@@ -67,6 +67,11 @@ class GlobalMaxPool(AbstractGainLayer):
         x = operand(inputs)
         return (x.amax(tuple(range(2, x.dim())), keepdim=True),)
 
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1: every item is in one window."""
         del shapes
@@ -238,6 +243,11 @@ class AdaptiveMaxPool(AbstractGainLayer):
         if not isinstance(made, torch.Tensor):
             raise TypeError("the positions of the largest items were not asked for")
         return (made,)
+
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √(most windows that share an item)."""

@@ -24,6 +24,8 @@ from lipaudit.layers.base import (
 from lipaudit.layers.matrices import matrix_blocks, measured
 from lipaudit.layers.operands import operand, operands, optional
 from lipaudit.layers.registry import layer
+from lipaudit.layers.signal_products import matrix_product, product_gain
+from lipaudit.layers.values import Values
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.dense import DenseOperator
 from lipaudit.operators.scaled import ScaledOperator
@@ -74,6 +76,11 @@ class Linear(AbstractLinearLayer):
         """Return the matrix; it acts on the last axis alike for any other axes."""
         del shape
         return DenseOperator(self.weight.values(), compute)
+
+    @property
+    def acts_on_rows(self) -> bool:
+        """See `AbstractLinearLayer.acts_on_rows`."""
+        return True
 
     def geometry(self) -> Mapping[str, str]:
         """Return nothing: the matrix is the map."""
@@ -164,6 +171,11 @@ class Gemm(AbstractLinearLayer):
         matrix = DenseOperator(values.mT if turned else values, compute)
         return matrix if self.form.alpha == 1 else ScaledOperator(matrix, self.form.alpha)
 
+    @property
+    def acts_on_rows(self) -> bool:
+        """See `AbstractLinearLayer.acts_on_rows`."""
+        return not self.weight_on_left and not self.form.turn_left
+
     def geometry(self) -> Mapping[str, str]:
         """Return α where it matters."""
         return {} if self.form.alpha == 1 else {"alpha": f"{self.form.alpha:g}"}
@@ -189,6 +201,15 @@ class SignalGemm(AbstractGainLayer):
         """State that there is no finite constant."""
         del shapes
         return _BILINEAR
+
+    def gain_within(
+        self, shapes: Sequence[Shape | None], values: Sequence[Values]
+    ) -> Gain | Unbounded:
+        """Return |α| times the norm of the other factor."""
+        left, right = shapes
+        if left is None or right is None:
+            return _BILINEAR
+        return product_gain((left, right), values, self.form.alpha)
 
 
 def _matmul_examples() -> Examples:
@@ -259,6 +280,11 @@ class MatMul(AbstractLinearLayer):
         matrices = values if self.weight_on_left else values.mT
         return measured(matrix_blocks(matrices, shape, self.weight.name), compute)
 
+    @property
+    def acts_on_rows(self) -> bool:
+        """See `AbstractLinearLayer.acts_on_rows`."""
+        return not self.weight_on_left and len(self.weight.shape) == 2
+
     def geometry(self) -> Mapping[str, str]:
         """Return nothing: the matrices are the map."""
         return {}
@@ -284,3 +310,17 @@ class SignalMatMul(AbstractGainLayer):
         """State that there is no finite constant."""
         del shapes
         return _BILINEAR
+
+    def gain_within(
+        self, shapes: Sequence[Shape | None], values: Sequence[Values]
+    ) -> Gain | Unbounded:
+        """Return the norm of the other factor: d(A B) = dA B + A dB, slice by slice."""
+        left, right = shapes
+        if left is None or right is None or min(len(left), len(right)) < 2:
+            return _BILINEAR
+        return product_gain((left, right), values, 1.0)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Multiply intervals as middle and radius."""
+        left, right = inputs
+        return () if left is None or right is None else (matrix_product(left, right),)

@@ -20,6 +20,7 @@ from lipaudit.layers.base import (
 )
 from lipaudit.layers.operands import operands
 from lipaudit.layers.registry import layer
+from lipaudit.layers.values import Values, enclosing
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.certify import UNIT
 from lipaudit.operators.diagonal import DiagonalOperator
@@ -80,6 +81,18 @@ class BatchNormalization(AbstractLinearLayer):
             return DiagonalOperator(factors, entry_error=error)
         placed = factors.reshape(-1, *(1,) * (len(shape) - 2))
         return DiagonalOperator(placed, shape[1:], error)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return the ends after the stored map, which rises or falls channel by channel."""
+        if any(value is None for value in inputs):
+            return ()
+        x, *stored = (value for value in inputs if value is not None)
+        still = [value.lo for value in stored]
+        ends = [self.forward([end, *still])[0] for end in (x.lo, x.hi)]
+        # The mean may cancel with the offset β; neither is larger than these.
+        offset = self.forward([torch.zeros_like(x.lo), *still])[0].abs()
+        moduli = ends[0].abs() + ends[1].abs() + 2.0 * offset + float(still[1].abs().max())
+        return (enclosing(torch.minimum(*ends), torch.maximum(*ends), moduli),)
 
     def geometry(self) -> Mapping[str, str]:
         """Return ε, which is part of the map."""

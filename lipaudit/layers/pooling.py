@@ -127,6 +127,11 @@ class MaxPool(AbstractGainLayer):
         )
         return (made.to(x.dtype),)
 
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √(most windows that share an item)."""
         copies = _copies(self.windows, shapes[0])

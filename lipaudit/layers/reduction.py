@@ -185,6 +185,11 @@ class Reduce(AbstractGainLayer):
         """See `AbstractGainLayer.is_affine`."""
         return self.op in {"ReduceSum", "ReduceMean"}
 
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return self.op in {"ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"}
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the stretch of one group; the groups are disjoint, so it is that of all."""
         row = _REDUCTIONS[self.op]

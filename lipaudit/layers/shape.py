@@ -25,6 +25,7 @@ from lipaudit.layers.base import (
 )
 from lipaudit.layers.operands import Inputs, Outputs, operand
 from lipaudit.layers.registry import layer
+from lipaudit.layers.values import Values, rising
 
 _ISOMETRY = unary(ONE, "rearranges its items")
 
@@ -60,6 +61,10 @@ class Identity(_AbstractRearrangement):
         """Build it: there is nothing to know."""
         del call
         return cls()
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return what comes."""
+        return () if inputs[0] is None else (inputs[0],)
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Hand the input on."""
@@ -228,6 +233,16 @@ class Reshape(_AbstractRearrangement):
             raise UnsupportedNode(f"{list(shape)} is no shape to reshape to")
         return cls(shape, bool(call.attribute("allowzero", 0)))
 
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Keep the rows' length where each is cut into shorter ones, or left as it is."""
+        (made,) = rising(self.forward, inputs)
+        x = inputs[0]
+        if x is None or x.axis != -1 or not x.lo.dim() or not made.lo.dim():
+            return (made,)
+        pieces = made.lo.shape[-1]
+        fits = pieces and x.lo.shape[-1] % pieces == 0
+        return (made.with_row(x.row) if fits else made,)
+
     def forward(self, inputs: Inputs) -> Outputs:
         """Lay the items out anew."""
         x = operand(inputs, 0)
@@ -286,6 +301,16 @@ class Transpose(_AbstractRearrangement):
         """Read the order of the axes."""
         order: tuple[int, ...] = ()
         return cls(call.attribute("perm", order))
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Keep the rows' length along the axis that theirs becomes."""
+        (made,) = rising(self.forward, inputs)
+        x = inputs[0]
+        rank = made.lo.dim()
+        if x is None or -x.axis > rank:
+            return (made,)
+        order = self.order or tuple(range(rank))[::-1]
+        return (made.with_row(x.row, order.index(rank + x.axis) - rank),)
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Permute the axes."""

@@ -22,6 +22,7 @@ from lipaudit.layers.base import (
 from lipaudit.layers.operands import operand
 from lipaudit.layers.pointwise import jump
 from lipaudit.layers.registry import layer
+from lipaudit.layers.values import Values
 
 
 def _axis_examples(op: str, exact: dict[int, float | None]) -> Callable[[], Examples]:
@@ -62,6 +63,15 @@ class Softmax(AbstractGainLayer):
         if not _axis_items(shape, self.axis) > 1:
             return unary(ZERO, "softmax over one class is constant")
         return unary(Enclosure.exactly(0.5), "1/2 for any number of classes")
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return [0, 1]; what adds up to 1 has at most that length."""
+        x = inputs[0]
+        if x is None:
+            return ()
+        made = Values(torch.zeros_like(x.lo), torch.ones_like(x.hi))
+        axis = self.axis if self.axis < 0 else self.axis - x.lo.dim()
+        return (made.with_row(1.0, axis) if axis < 0 else made,)
 
 
 @layer(

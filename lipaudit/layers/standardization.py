@@ -7,6 +7,7 @@ diag(γ)·P/√ε: the bound is attained for P = I, and missed by at most a fact
 otherwise, since row i of diag(γ)·P has the norm |γ_i|·√(1 - 1/n).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -29,6 +30,7 @@ from lipaudit.layers.magnitude import largest_magnitude
 from lipaudit.layers.operands import Inputs, Outputs, operand, optional
 from lipaudit.layers.pointwise import steep
 from lipaudit.layers.registry import layer
+from lipaudit.layers.values import Values, at_least, enclosing
 
 _SUMMARY = "max |γ|/√ε; none for ε = 0"
 
@@ -68,6 +70,28 @@ class _Scaling:
         over = list(axes)
         z = wide - wide.mean(over, keepdim=True) if centred else wide
         return z / (z.square().mean(over, keepdim=True) + self.epsilon).sqrt()
+
+    def values(
+        self, inputs: Sequence[Values | None], items: int, shape: tuple[int, ...] | None = None
+    ) -> tuple[Values, ...]:
+        """Return what γ and β make of groups of n standardized items z.
+
+        ‖z‖ <= √n, and less than that for a single |z_i|; so a row that is one group, or a part of
+        one, has at most the length max|γ|·√n + ‖β‖.
+        """
+        x, *stored = inputs
+        if x is None:
+            return ()
+        most = torch.full_like(x.lo, math.sqrt(items))
+        still = [None if value is None else value.lo for value in stored]
+        (low,), (high,) = (_placed(x.lo, end, [x.lo, *still], shape) for end in (-most, most))
+        made = enclosing(torch.minimum(low, high), torch.maximum(low, high))
+        if shape is not None:
+            return (made,)
+        scale, offset = (optional(still, at) for at in (0, 1))
+        largest = 1.0 if scale is None else float(scale.abs().max())
+        length = 0.0 if offset is None else float(torch.linalg.vector_norm(offset))
+        return (made.with_row(at_least(largest * math.sqrt(items) + length).upper),)
 
 
 def _placed(
@@ -125,6 +149,14 @@ class LayerNormalization(AbstractGainLayer):
         x = operand(inputs)
         return _placed(x, self.scaling.run(x, _trailing(x, self.axis), centred=True), inputs, None)
 
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """See `_Scaling.values`."""
+        x = inputs[0]
+        if x is None:
+            return ()
+        axes = _trailing(x.lo, self.axis)
+        return self.scaling.values(inputs, math.prod(x.lo.shape[axis] for axis in axes))
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return max|γ|/√ε."""
         del shapes
@@ -156,6 +188,14 @@ class RMSNormalization(AbstractGainLayer):
         """Divide by the root mean square, and scale."""
         x = operand(inputs)
         return _placed(x, self.scaling.run(x, _trailing(x, self.axis), centred=False), inputs, None)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """See `_Scaling.values`."""
+        x = inputs[0]
+        if x is None:
+            return ()
+        axes = _trailing(x.lo, self.axis)
+        return self.scaling.values(inputs, math.prod(x.lo.shape[axis] for axis in axes))
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return max|γ|/√ε, attained at 0."""
@@ -191,6 +231,14 @@ class GroupNormalization(AbstractGainLayer):
     def forward(self, inputs: Inputs) -> Outputs:
         """Standardize each group, scale and shift each channel."""
         return _grouped(self.scaling, operand(inputs), self.groups, inputs)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """See `_Scaling.values`."""
+        x = inputs[0]
+        if x is None or x.lo.dim() < 2:
+            return ()
+        items = math.prod(x.lo.shape[1:]) // self.groups
+        return self.scaling.values(inputs, items, (-1, *(1,) * (x.lo.dim() - 2)))
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return max|γ|/√ε."""
@@ -229,6 +277,14 @@ class InstanceNormalization(AbstractGainLayer):
         """Standardize, scale and shift each channel."""
         x = operand(inputs)
         return _grouped(self.scaling, x, x.shape[1] if x.dim() > 1 else 1, inputs)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """See `_Scaling.values`."""
+        x = inputs[0]
+        if x is None or x.lo.dim() < 2:
+            return ()
+        items = math.prod(x.lo.shape[1:]) // x.lo.shape[1]
+        return self.scaling.values(inputs, items, (-1, *(1,) * (x.lo.dim() - 2)))
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return max|γ|/√ε."""
@@ -301,6 +357,14 @@ class LpNormalization(AbstractGainLayer):
         x = operand(inputs)
         norm = torch.linalg.vector_norm(x, self.power, self.axis, keepdim=True)
         return (torch.where(norm == 0, torch.zeros_like(x), x / norm),)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return [-1, 1]: no item is longer than its row, and ‖x‖₂ <= ‖x‖₁."""
+        x = inputs[0]
+        if x is None:
+            return ()
+        axis = self.axis if self.axis < 0 else self.axis - x.lo.dim()
+        return (Values(-torch.ones_like(x.lo), torch.ones_like(x.hi), 1.0, axis),)
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """State that there is no finite constant: near 0 opposite inputs have distance 2."""
