@@ -14,6 +14,8 @@ import torch
 from lipaudit import device as devices
 from lipaudit.analysis import audit, clipping, shapes
 from lipaudit.analysis.layerwise import Measured, Progress, Wish
+from lipaudit.analysis.query import Query, Ranges
+from lipaudit.analysis.samples import load_samples
 from lipaudit.analysis.shapes import InputShape
 from lipaudit.device import Warn, ignore
 from lipaudit.errors import NotCertified, UsageError
@@ -87,12 +89,40 @@ def bound(
     *sources: Source,
     input_shape: InputShape = None,
     model: str | None = None,
+    start: str | None = None,
+    end: str | None = None,
+    input_range: Ranges | tuple[float, float] | None = None,
+    executed: str | None = None,
+    input_radius: float | None = None,
+    data: str | Path | None = None,
+    eps: tuple[float, ...] = (),
+    limit: float | None = None,
     device: str = "auto",
     max_memory: int | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
 ) -> Report:
-    """Bound the Lipschitz constant (ℓ2) of the whole network; includes the layers' norms."""
+    """Bound the Lipschitz constant (ℓ2) of the whole network; includes the layers' norms.
+
+    `start` and `end` name nodes: only the part from what the first receives to what the second
+    yields is bounded. `input_range` says between which numbers every input lies (of all inputs,
+    or by name). `executed` and `input_radius` ask for the error of the network as it runs in a
+    floating type on inputs of such a norm. `data` is an .npy or .npz file of inputs (and labels):
+    where the lower bound starts, certified radii, the typical stretch of each layer; `eps` asks
+    for the certified accuracy at these distances. `limit` asks what would bring the bound there.
+    """
+    spans = {"": input_range} if isinstance(input_range, tuple) else dict(input_range or {})
+    query = Query(
+        start=start,
+        end=end,
+        ranges=spans,
+        executed=executed,
+        radius=input_radius,
+        samples=None if data is None else load_samples(data),
+        distances=eps,
+        limit=limit,
+    )
+    query.check()
     compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
     return Report(
         tool=_tool(compute),
@@ -101,6 +131,7 @@ def bound(
                 load(source, input_shape=input_shape, model=model),
                 compute,
                 input_shape=input_shape,
+                query=query,
                 progress=progress,
             )
             for source in sources

@@ -90,6 +90,8 @@ class LayerResult:
     """Lower bounds of the largest singular values, each proved, where the layer's own spectrum
     is out of reach."""
     leading_method: str = ""
+    expected_stretch: float | None = None
+    """√(E‖Wx‖² / E‖x‖²) over samples that were given: an estimate of the typical stretch."""
     power_iteration: float | None = None
     """What power iteration says, where it was asked for: an estimate from below."""
     log_share: float | None = None
@@ -118,6 +120,11 @@ class Factor:
     """Of the node alone."""
     running: Measure
     """Bound from the network's input to this node's output."""
+    remaining: Measure
+    """Bound from this node's output to the network's: by how much a gradient can have grown when
+    it comes back here."""
+    expected: float | None = None
+    """Stretch of a random direction, √(Σσ² / number of inputs); None where Σσ² is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,48 @@ class Bound:
     factors: tuple[Factor, ...]
     reasons: tuple[str, ...] = ()
     """Why there is no finite number, when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The least bound from one input to one output, the other inputs held still."""
+
+    source: str
+    target: str
+    method: str
+    measure: Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What is true of the network as it runs: ‖f̂(x) - f̂(y)‖ <= L‖x - y‖ + 2E."""
+
+    dtype: str
+    radius: float
+    """Of the inputs (ℓ2) on which it holds."""
+    error: Measure
+    """E."""
+    assumptions: tuple[str, ...]
+    reasons: tuple[str, ...]
+    """Why there is no finite E, when there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """How far the samples may be moved (ℓ2) without a change of their class."""
+
+    path: str
+    count: int
+    correct: int
+    labelled: bool
+    """Whether the radii are about true classes; else about predicted ones."""
+    radii: tuple[float, ...]
+    median: float
+    accuracy: Mapping[float, float]
+    """Distance -> share of the samples that are right and stay so."""
+    rigor: Rigor
+    of: str
+    """Which network they speak of: "the exact network", "the network running in float32"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +211,14 @@ class ModelReport:
     bounds: tuple[Bound, ...] = ()
     bound: Headline | None = None
     """None when no bound was asked for."""
+    part: str = ""
+    """Which part of the network the bound is of; "" for all of it."""
+    pairs: tuple[Pair, ...] = ()
+    """For a network with several inputs or outputs."""
+    running: Running | None = None
+    certificates: Certificates | None = None
+    advice: str = ""
+    """What would bring the bound under the limit."""
 
 
 @dataclass(frozen=True, slots=True)

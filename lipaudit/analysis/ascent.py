@@ -59,6 +59,9 @@ class Budget:
         return passes * (rows * self._row + self._run)
 
 
+_INSET = 1e-5
+"""By how much of a box's width a point keeps off its sides when a quotient is taken there."""
+
 TAPE, PULL, PUSH, RISE, TRIAL = 3.0, 2.0, 4.0, 15.0, 3.0
 """Passes that an operation takes: a backward one costs two forward ones."""
 
@@ -81,6 +84,15 @@ class Domain:
             return points
         boxed = torch.minimum(torch.maximum(points, self.lows), self.highs)
         return torch.where(self.moves > 0, boxed, points)
+
+    def inset(self, point: torch.Tensor, share: float) -> torch.Tensor:
+        """Return a point moved off the sides of the box by a share of its width."""
+        if self.lows is None or self.highs is None:
+            return point
+        width = self.highs - self.lows
+        gap = share * torch.where(width.isfinite(), width, 1.0)
+        moved = torch.minimum(torch.maximum(point, self.lows + gap), self.highs - gap)
+        return torch.where(self.moves > 0, moved, point)
 
     def reach(self, point: torch.Tensor, direction: torch.Tensor) -> float:
         """Return how far one may go from a point along ± a direction."""
@@ -264,7 +276,9 @@ def witnessed(outputs: RowMap, peak: Peaks, domain: Domain) -> float:
     whatever the map, up to the rounding of the two outputs, which is sampled by moving the
     inputs by a rounding error. The smaller of the two numbers is returned.
     """
-    point, right = peak.points[0], peak.right[0] * domain.sources
+    # On a side of the box there is no room for a quotient.
+    point = domain.inset(peak.points[0], _INSET)
+    right = peak.right[0] * domain.sources
     formal = float(peak.values[0])
     generator = torch.Generator().manual_seed(0)
     length = max(float(torch.linalg.vector_norm(point)), 1e-9)

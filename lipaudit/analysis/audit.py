@@ -1,37 +1,24 @@
 """Audit: a model in, everything that can be said about it out."""
 
-import math
-from collections.abc import Mapping
 from dataclasses import replace
 
-from lipaudit.analysis import layerwise, propagate, sampling, shapes
-from lipaudit.analysis.bounds import catalog
-from lipaudit.analysis.bounds.base import Question
+from lipaudit.analysis import bounding, layerwise, propagate, shapes
+from lipaudit.analysis.bounding import Subject
 from lipaudit.analysis.layerwise import Measured, Progress, Wish
-from lipaudit.analysis.linear_parts import linear_parts
+from lipaudit.analysis.query import Query
 from lipaudit.analysis.shapes import InputShape, InputShapes
 from lipaudit.device import Compute
-from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import ShapeError
-from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.model import Model
+from lipaudit.graph.node import Node
 from lipaudit.graph.rewrites.batch_norm import fold_batch_norms
 from lipaudit.graph.rewrites.padding import join_paddings
+from lipaudit.graph.rewrites.spelled_out import join_spelled_out
+from lipaudit.graph.section import section
 from lipaudit.layers import network as networks
 from lipaudit.layers.network import Network, Opaque
-from lipaudit.operators.base import Norm
-from lipaudit.results import (
-    Bound,
-    Headline,
-    LayerResult,
-    Measure,
-    ModelReport,
-    Skipped,
-)
+from lipaudit.results import LayerResult, ModelReport, Skipped
 
-_UNKNOWN_GRAPH = (
-    "the layer graph is unknown: the file lists weights, not how they are connected; "
-    "give --model pkg.mod:factory, or export to ONNX or .pt2"
-)
 _AS_CIRCULAR = "every convolution was taken as a circular one, not as the network pads it"
 
 
@@ -70,24 +57,51 @@ def bound(
     compute: Compute,
     *,
     input_shape: InputShape = None,
+    query: Query | None = None,
     progress: Progress | None = None,
 ) -> ModelReport:
-    """Bound the whole network by every method, batch norms folded into the map before them."""
+    """Bound the network by every method, batch norms folded into the map before them."""
+    query = query or Query()
+    query.check()
     known, unfolded = _network(model, input_shape)
     network = networks.build(fold_batch_norms(unfolded.graph), known.known)
+    whole = network
+    network, sources, part = _section(network, query)
     measured = layerwise.measure(network, compute, ties=model.ties, progress=progress)
-    report = _report(model, known, network, measured)
-    bounds: tuple[Bound, ...] = ()
-    lower: Measure | None = None
-    reasons = _unanswerable(model, network)
-    if not reasons:
-        question = _question(model, network, measured, compute)
-        asked = [method.bound(question) for method in catalog.registered()]
-        bounds = tuple(bound for bound in asked if bound is not None)
-        # What stands between the layers of an assumed chain is not known, so it cannot be run.
-        if model.topology is Topology.STATED:
-            lower = sampling.largest_jacobian(network, question.sources, question.targets)
-    return _with_bounds(report, bounds, lower, reasons)
+    report = replace(_report(model, known, network, measured), part=part)
+    subject = Subject(model, network, sources, measured, compute)
+    report = bounding.answered(report, subject, query)
+    if query.executed is not None:
+        as_it_runs, sources, _ = _section(unfolded, query)
+        same = len(unfolded.graph.nodes) == len(whole.graph.nodes)
+        again = measured if same else layerwise.measure(as_it_runs, compute)
+        running = network if same else as_it_runs
+        report = bounding.with_running(
+            report, Subject(model, running, sources, again, compute), query
+        )
+    return bounding.with_samples(report, subject, query)
+
+
+def _section(network: Network, query: Query) -> tuple[Network, tuple[str, ...], str]:
+    """Cut out the part that is asked about; say which inputs move, and what the part is."""
+    if query.start is None and query.end is None:
+        return network, _real_inputs(network), ""
+    names: dict[str, Node] = {}
+    for step in reversed(network.steps):
+        for name in (*step.node.origin, step.node.name, layerwise.title(step)):
+            if name:
+                names[name] = step.node
+    part, entering = section(
+        network.graph, (query.start, query.end), names, (network.shapes, network.dtypes)
+    )
+    shapes = {e.name: s for e in part.inputs if (s := network.shapes.get(e.name)) is not None}
+    cut = networks.build(part, shapes)
+    sources = tuple(name for name in _real_inputs(cut) if name in entering)
+    return cut, sources, f"from {query.start or 'the input'} to {query.end or 'the output'}"
+
+
+def _real_inputs(network: Network) -> tuple[str, ...]:
+    return tuple(edge.name for edge in network.graph.inputs if propagate.is_continuous(edge.dtype))
 
 
 def _network(model: Model, input_shape: InputShape) -> tuple[InputShapes, Network]:
@@ -104,9 +118,9 @@ def _network(model: Model, input_shape: InputShape) -> tuple[InputShapes, Networ
 
 
 def _built(model: Model, known: InputShapes) -> Network:
-    """Build the network with every convolution's padding inside of it."""
+    """Build the network with what exporters write apart joined again."""
     network = networks.build(model.graph, known.known)
-    joined = join_paddings(network.graph, network.shapes)
+    joined = join_spelled_out(join_paddings(network.graph, network.shapes), network.shapes)
     return network if joined is network.graph else networks.build(joined, known.known)
 
 
@@ -160,78 +174,3 @@ def _opaque(network: Network) -> tuple[Skipped, ...]:
         for step in network.steps
         if isinstance(step.layer, Opaque)
     )
-
-
-def _unanswerable(model: Model, network: Network) -> tuple[str, ...]:
-    """Say why the question of a bound makes no sense for this model, if it makes none."""
-    graph = network.graph
-    if model.topology is Topology.UNKNOWN:
-        return (_UNKNOWN_GRAPH,)
-    if not graph.outputs:
-        return ("the graph has no output",)
-    if not graph.inputs:
-        return ("the graph has no input",)
-    if not _sources(network):
-        names = ", ".join(f"{edge.name!r} ({edge.dtype})" for edge in graph.inputs)
-        return (f"no input is real-valued, so that none can move a little: {names}",)
-    return ()
-
-
-def _sources(network: Network) -> tuple[str, ...]:
-    return tuple(edge.name for edge in network.graph.inputs if propagate.is_continuous(edge.dtype))
-
-
-def _question(
-    model: Model, network: Network, measured: tuple[Measured, ...], compute: Compute
-) -> Question:
-    by_step = {id(item.step): item for item in measured}
-    norms: Mapping[int, Norm | str] = {
-        number: item.norm or (item.result.reason if isinstance(item.result, Skipped) else "")
-        for number, step in enumerate(network.steps)
-        if (item := by_step.get(id(step))) is not None
-    }
-    held = [edge.name for edge in network.graph.inputs if edge.name not in _sources(network)]
-    assumptions = [*model.assumptions]
-    if held:
-        assumptions.append(f"held fixed, since not real-valued: {', '.join(held)}")
-    gains = propagate.step_gains(network, norms)
-    sources = _sources(network)
-    targets = tuple(edge.name for edge in network.graph.outputs)
-    return Question(
-        network=network,
-        gains=gains,
-        sources=sources,
-        targets=targets,
-        assumptions=tuple(assumptions),
-        parts=linear_parts(network, gains, (sources, targets), compute),
-    )
-
-
-def _with_bounds(
-    report: ModelReport,
-    bounds: tuple[Bound, ...],
-    lower: Measure | None,
-    reasons: tuple[str, ...],
-) -> ModelReport:
-    best = min(
-        bounds,
-        key=lambda bound: (-bound.measure.rigor, bound.measure.log10_upper),
-        default=None,
-    )
-    upper = best.measure if best is not None else Measure.of(Enclosure.unknown(), "")
-    why = [*reasons, *(best.reasons if best is not None else ())]
-    if best is not None and upper.is_finite:
-        if upper.rigor is not Rigor.PROVED:
-            why.append(f"the bound is {upper.rigor.label}, not proved")
-        if report.topology != Topology.STATED:
-            why.append("the layer graph is assumed, not stated by the file")
-    headline = Headline(
-        measure=replace(
-            upper,
-            lower=lower.lower if lower is not None else 0.0,
-            log10_lower=lower.log10_lower if lower is not None else -math.inf,
-        ),
-        certified=not why,
-        reasons=tuple(why),
-    )
-    return replace(report, bounds=bounds, bound=headline)

@@ -20,7 +20,7 @@ import torch
 
 from lipaudit.analysis.propagate import StepGain
 from lipaudit.device import Compute
-from lipaudit.enclosure import Enclosure
+from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import LipauditError
 from lipaudit.graph.constant import Constant
 from lipaudit.layers.base import AbstractGainLayer, AbstractLinearLayer, Gain, unary
@@ -75,6 +75,8 @@ class LinearParts:
     """(edge, source) -> matrix; where the source is written out and there is none, it is 0."""
     written: frozenset[str]
     """The sources whose matrices are all written out."""
+    rigor: Rigor
+    """The weakest of what the matrices and the gains of the bends rest on."""
 
     @property
     def is_complete(self) -> bool:
@@ -113,7 +115,9 @@ def linear_parts(
             parts = {key: part for key, part in parts.items() if key[1] != source}
             continue
         written.add(source)
-    return LinearParts(split.bends, inputs, outputs, parts, frozenset(written))
+    factors = [factor for gain in split.gains.values() for factor in gain.factors]
+    rigor = min((factor.rigor for factor in factors), default=Rigor.PROVED)
+    return LinearParts(split.bends, inputs, outputs, parts, frozenset(written), rigor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,8 +246,9 @@ class _Split:
     ) -> Sequence[tuple[torch.Tensor, float] | None]:
         """Apply an affine node to all columns, less its offset.
 
-        A sum of n terms is wrong by at most γ_n Σ|terms|; the offset comes and goes at the cost
-        of one rounding each of what it is added to.
+        A sum of n terms is wrong by at most γ_n Σ|terms|, a stored factor by its own error (where
+        that is not known the gain is not proved); the offset comes and goes at the cost of one
+        rounding each of what it is added to.
         """
         step, gain = self.network.steps[number], self.gains[number]
         still = [
@@ -264,9 +269,13 @@ class _Split:
         made = torch.func.vmap(moved)(*(values[step.signals[at]][0] for at in moving))
         terms = max(math.prod(value.shape) for value in still)
         error = 0.0
+        share = gamma(terms + 2) + 2.0 * max(
+            (c.entry_error for c in step.constants.values() if math.isfinite(c.entry_error)),
+            default=0.0,
+        )
         for at in moving:
             x, before = values[step.signals[at]]
-            error += gain.factors[at].upper * (before + gamma(terms + 2) * _length(x)) * ROOM
+            error += gain.factors[at].upper * (before + share * _length(x)) * ROOM
         results: list[tuple[torch.Tensor, float] | None] = []
         for value, offset in zip(made, offsets, strict=True):
             lost = 4.0 * UNIT * (_length(value) + math.sqrt(size) * _length(offset))

@@ -109,6 +109,21 @@ def flow(network: Network, source: str, gains: Sequence[StepGain], rule: Rule) -
     return Flow(source, edges, blocked)
 
 
+def backflow(
+    network: Network, gains: Sequence[StepGain], targets: Sequence[str]
+) -> Mapping[str, Enclosure]:
+    """Bound by how much all targets together move when one edge moves by 1, for every edge."""
+    edges: dict[str, Enclosure] = dict.fromkeys(targets, ONE)
+    for step, gain in zip(reversed(network.steps), reversed(gains), strict=True):
+        leaving = total(edges.get(name, ZERO) for name in step.node.outputs if name)
+        for at, name in enumerate(step.signals):
+            sent = gain.factors[at].times(leaving) if isinstance(gain, Gain) else leaving
+            if not isinstance(gain, Gain) and not leaving.is_zero:
+                sent = Enclosure.unknown()
+            edges[name] = edges.get(name, ZERO).plus(sent).without_lower()
+    return edges
+
+
 def _discrete_positions(step: Step) -> Sequence[int]:
     """Return which outputs hold positions or truth values beside real numbers (TopK)."""
     return step.layer.discrete_outputs if isinstance(step.layer, AbstractGainLayer) else ()

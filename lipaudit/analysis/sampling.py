@@ -70,6 +70,9 @@ _JITTER = 1e-5
 _MARGIN = 1e-6
 """Share of a box that is left free on each side, for the same reason."""
 
+_NEAR = 1e-7
+"""How close to the upper bound a search ends."""
+
 METHOD = "largest Jacobian found by ascent, confirmed by a difference quotient"
 
 
@@ -80,12 +83,14 @@ def largest_jacobian(
     *,
     starts: Rows | None = None,
     box: Box | None = None,
+    enough: float = math.inf,
     seed: int = 0,
 ) -> Measure | None:
     """Return the largest Jacobian norm found; None where none can be taken.
 
     `starts` are inputs to begin with besides random ones, by name, one a row. `box` holds every
-    real input between two numbers. All inputs but the sources are held, at any value there.
+    real input between two numbers. The search ends when it comes close to `enough`, an upper
+    bound. All inputs but the sources are held, at any value there.
     """
     inputs = _Inputs.of(network, sources)
     if inputs is None:
@@ -96,7 +101,7 @@ def largest_jacobian(
     if box is not None and box[0] == box[1]:
         return _measure(0.0)  # a single input
     try:
-        return _measure(_Search(network, inputs, targets, _Wanted(given, box, seed)).run())
+        return _measure(_Search(network, inputs, targets, _Wanted(given, box, enough, seed)).run())
     except (_TooLarge, LipauditError, RuntimeError, KeyError, TypeError, ValueError, IndexError):
         # An operation without a derivative or a forward pass: no sample, no lower bound.
         return None
@@ -110,6 +115,7 @@ class _TooLarge(Exception):
 class _Wanted:
     given: torch.Tensor
     box: Box | None
+    enough: float
     seed: int
 
 
@@ -210,7 +216,8 @@ class _Search:
             best = Peaks.joined([best, self._climbed(found)]).best(_WITNESSES)
             idle = 0 if float(best.values[0]) > highest * (1 + _NEWS) else idle + 1
             turn += 1
-            if idle > _IDLE or not self._budget.spend(_SCREENING, self._climbers):
+            found_enough = float(best.values[0]) >= self._wanted.enough * (1 - _NEAR)
+            if found_enough or idle > _IDLE or not self._budget.spend(_SCREENING, self._climbers):
                 return self._shown(best)
             starts = self._fresh(self._climbers) if turn % 2 else self._near(best)
             found = self._screened(starts, 3)

@@ -122,6 +122,13 @@ def bound(
             help="Let the gate accept a chain that was assumed from a bare state dict.",
         ),
     ] = False,
+    start: options.Start = None,
+    end: options.End = None,
+    input_range: options.InputRange = None,
+    executed: options.Executed = None,
+    input_radius: options.Radius = None,
+    data: options.Data = None,
+    eps: options.Eps = None,
     model: options.Model = None,
     report_format: options.Format = "table",
     output: options.Output = None,
@@ -140,6 +147,7 @@ def bound(
         accept_assumed=assume_sequential,
     )
     shape = options.input_shape(input_shape)
+    spans = options.input_ranges(input_range)
     room = options.memory(max_memory)
 
     def audit(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
@@ -147,6 +155,14 @@ def bound(
             path,
             input_shape=shape,
             model=model,
+            start=start,
+            end=end,
+            input_range=spans,
+            executed=executed,
+            input_radius=input_radius,
+            data=data,
+            eps=tuple(eps or ()),
+            limit=policy.max_bound,
             device=device,
             max_memory=room,
             progress=progress,

@@ -65,6 +65,66 @@ Memory = Annotated[
 ]
 
 
+Start = Annotated[
+    str | None,
+    typer.Option("--from", metavar="NODE", help="Only the part from what this node receives."),
+]
+End = Annotated[
+    str | None, typer.Option("--to", metavar="NODE", help="Only the part up to what it yields.")
+]
+InputRange = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-range",
+        metavar="[NAME=]LO,HI",
+        help="Between which numbers every item of an input lies: makes gates, attention and "
+        "quotients finite. Repeat for several inputs.",
+    ),
+]
+Executed = Annotated[
+    str | None,
+    typer.Option(
+        metavar="float32|float16|bfloat16",
+        help="Also bound the error E of the network as it runs in this type.",
+    ),
+]
+Radius = Annotated[
+    float | None,
+    typer.Option("--input-radius", metavar="R", help="Largest l2 norm of the inputs, for E."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.npz",
+        help="Inputs (and labels): starts of the lower bound, certified radii, typical stretch.",
+    ),
+]
+Eps = Annotated[
+    list[float] | None,
+    typer.Option(metavar="E", help="Certified accuracy at this l2 distance. Repeat for several."),
+]
+
+
+def input_ranges(texts: list[str] | None) -> dict[str, tuple[float, float]]:
+    """Read `0,1` and `name=0,1`; the unnamed one stands under ""."""
+    found: dict[str, tuple[float, float]] = {}
+    for text in texts or []:
+        name, _, span = text.rpartition("=")
+        ends = span.split(",")
+        try:
+            low, high = (float(end) for end in ends)
+        except ValueError as error:
+            raise UsageError(
+                f"{text!r} is no range", slug="input-range", hint="write it like 0,1"
+            ) from error
+        if name in found:
+            raise UsageError(
+                "two ranges for one input", slug="input-name", hint="name them, as in NAME=0,1"
+            )
+        found[name] = (low, high)
+    return found
+
+
 def input_shape(texts: list[str] | None) -> dict[str, str] | None:
     """Read `3x32x32` and `name=3x32x32`; the unnamed one stands under ""."""
     if not texts:

@@ -68,10 +68,15 @@ class ExportedGraph:
 
     def read(self) -> Graph:
         """Return the graph, its legality checked."""
-        build = GraphBuilder()
+        nodes = [
+            self._mapping(node, "node")
+            for node in self._sequence(self._graph.get("nodes"), "nodes")
+        ]
+        build = GraphBuilder((*self._metas, *(name for node in nodes for name in self._made(node))))
         renamed = self._inputs(build)
-        for node in self._sequence(self._graph.get("nodes"), "nodes"):
-            translate(self._call(self._mapping(node, "node"), renamed), build)
+        types = self._types(renamed)
+        for node in nodes:
+            translate(self._call(node, renamed, types), build)
         outputs = []
         for entry in self._sequence(self._signature.get("output_specs"), "output_specs"):
             user = entry.get("user_output") if isinstance(entry, dict) else None
@@ -104,26 +109,31 @@ class ExportedGraph:
                 )
         return renamed
 
-    def _call(self, node: Mapping[str, Any], renamed: Mapping[str, str]) -> AtenCall:
+    def _types(self, renamed: Mapping[str, str]) -> tuple[dict[str, Sizes], dict[str, str]]:
+        """Return sizes and item type of every tensor, by graph and by constant name."""
+        shapes = {new: self._shapes.get(old, ()) for old, new in renamed.items()}
+        dtypes = {new: self._dtype(old) for old, new in renamed.items()}
+        return {**self._shapes, **shapes}, {
+            name: self._dtype(name) for name in self._metas
+        } | dtypes
+
+    def _call(
+        self,
+        node: Mapping[str, Any],
+        renamed: Mapping[str, str],
+        types: tuple[Mapping[str, Sizes], Mapping[str, str]],
+    ) -> AtenCall:
         target = str(node.get("target"))
         *_, op, overload = ["", "", *target.removeprefix("torch.ops.").split(".")]
         arguments = {}
         for entry in self._sequence(node.get("inputs"), "inputs"):
             named = self._mapping(entry, "argument")
             arguments[str(named.get("name"))] = self._argument(named.get("arg"), renamed)
-        outputs = [
-            name
-            for entry in self._sequence(node.get("outputs"), "outputs")
-            for name in self._output_names(entry)
-        ]
+        outputs = self._made(node)
         if not target.startswith("torch.ops.aten."):
             op = target
-        shapes = {
-            **self._shapes,
-            **{new: self._shapes.get(old, ()) for old, new in renamed.items()},
-        }
         title = _module_name(node) or (outputs[0] if outputs else op)
-        return AtenCall(op, overload, title, arguments, tuple(outputs), shapes)
+        return AtenCall(op, overload, title, arguments, tuple(outputs), *types)
 
     def _argument(self, arg: object, renamed: Mapping[str, str]) -> object:
         """Turn a tagged value into a plain one; what is open or foreign becomes `SYMBOL`."""
@@ -165,6 +175,14 @@ class ExportedGraph:
             tensor = tensor["as_tensor"]
         name = tensor.get("name") if isinstance(tensor, dict) else None
         return name if isinstance(name, str) else None
+
+    def _made(self, node: Mapping[str, Any]) -> list[str]:
+        """Return the names of all that a node makes."""
+        return [
+            name
+            for entry in self._sequence(node.get("outputs"), "outputs")
+            for name in self._output_names(entry)
+        ]
 
     def _output_names(self, entry: object) -> list[str]:
         if not isinstance(entry, dict):

@@ -188,8 +188,8 @@ def _quiet() -> Iterator[None]:
 
 
 def _translated(program: ExportedProgram, tensors: Mapping[str, Constant], path: str) -> Graph:
-    build = GraphBuilder()
     shapes, dtypes = _metas(program)
+    build = GraphBuilder((*shapes, *(node.name for node in program.graph.nodes)))
     names: dict[str, str] = {}
     for entry in program.graph_signature.input_specs:
         argument = getattr(entry.arg, "name", "")
@@ -199,8 +199,9 @@ def _translated(program: ExportedProgram, tensors: Mapping[str, Constant], path:
         constant = _held(program, tensors, entry.target or argument, path)
         names[argument] = build.constant(constant)
         shapes[names[argument]] = shapes.get(argument, constant.shape)
+        dtypes[names[argument]] = dtypes.get(argument, constant.dtype)
     for node in program.graph.nodes:
-        _visit(node, build, names, shapes)
+        _visit(node, build, names, (shapes, dtypes))
     outputs = [
         Edge(names.get(entry.arg.name, entry.arg.name))
         for entry in program.graph_signature.output_specs
@@ -238,7 +239,10 @@ def _held(
 
 
 def _visit(
-    node: torch.fx.Node, build: GraphBuilder, names: dict[str, str], shapes: dict[str, Sizes]
+    node: torch.fx.Node,
+    build: GraphBuilder,
+    names: dict[str, str],
+    types: tuple[dict[str, Sizes], dict[str, str]],
 ) -> None:
     """Translate one node of the exported graph."""
     if node.op != "call_function":
@@ -249,18 +253,18 @@ def _visit(
     ):
         names[node.name] = f"{node.args[0].name}:{node.args[1]}"
         return
-    outputs: tuple[str, ...] = (node.name,)
+    outputs: tuple[str, ...] = (node.name,) if isinstance(value, torch.Tensor) else ()
     if isinstance(value, (list, tuple)):
         outputs = tuple(f"{node.name}:{at}" for at in range(len(value)))
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        call = AtenCall(str(node.target), "", node.name, {}, outputs, shapes)
+        call = AtenCall(str(node.target), "", node.name, {}, outputs, *types)
     else:
         arguments = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
         arguments |= node.kwargs
         plain = {name: _plain(value, names) for name, value in arguments.items()}
         op = schema.name.removeprefix("aten::")
-        call = AtenCall(op, schema.overload_name, _title(node), plain, outputs, shapes)
+        call = AtenCall(op, schema.overload_name, _title(node), plain, outputs, *types)
     translate(call, build)
 
 

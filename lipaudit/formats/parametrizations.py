@@ -6,11 +6,12 @@ iteration, W = W0 / (uᵀ W0 v), the same u and v at every evaluation in inferen
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from lipaudit.graph.constant import Constant
+from lipaudit.graph.dtypes import torch_type
 
 _UNIT = 2.0**-53
 
@@ -50,53 +51,77 @@ def _prefixes(tensors: Mapping[str, Constant], scheme: _Scheme) -> Iterator[str]
             yield prefix
 
 
-def _weight_norm(name: str, parts: tuple[Constant, ...]) -> Constant | None:
+def target(key: str) -> str:
+    """Return the key of the weight that is computed of the tensor stored under a key."""
+    before, found, rest = key.rpartition("parametrizations.")
+    if found:
+        return before + rest.partition(".")[0]
+    for ending in ("_orig", "_g", "_v"):
+        key = key.removesuffix(ending)
+    return key
+
+
+def weight_norm(name: str, g: Constant, v: Constant) -> Constant:
     """W = g v / ‖v‖, the norm over all axes along which g has size 1."""
-    g, v = parts
     axes = [axis for axis, size in enumerate(g.shape) if size == 1]
-    if len(g.shape) not in {0, len(v.shape)}:
-        return None
     terms = math.prod(v.shape[axis] for axis in axes) if g.shape else v.items
 
-    def read() -> torch.Tensor:
+    def exact() -> torch.Tensor:
         values = v.values()
-        size = values.norm() if not g.shape else values.square().sum(axes, keepdim=True).sqrt()
+        if axes or not g.shape:
+            size = values.square().sum(axes, keepdim=bool(g.shape)).sqrt()
+        else:
+            size = values.abs()
         return g.values() * values / size
 
     # A sum of squares of n terms is wrong by γ_n, its root by half; 4 more roundings follow.
+    error = 2 * (terms + 8) * _UNIT
+    made = _computed(name, (v, g), exact, error)
+    return replace(made, sources=(g.name, v.name), scaled_by=g.name)
+
+
+def spectral_norm(name: str, parts: tuple[Constant, Constant, Constant], axis: int) -> Constant:
+    """W = W0 / (uᵀ W0 v), the weight laid out as a matrix whose rows are counted by one axis."""
+    original, u, v = parts
+
+    def matrix() -> torch.Tensor:
+        return original.values().movedim(axis, 0).reshape(u.items, -1)
+
+    def exact() -> torch.Tensor:
+        sigma = u.values().flatten() @ matrix() @ v.values().flatten()
+        return original.values() / sigma
+
+    error = _sigma_error(matrix(), u.values().flatten(), v.values().flatten())
+    return _computed(name, parts, exact, error)
+
+
+def _computed(
+    name: str, parts: tuple[Constant, ...], exact: Callable[[], torch.Tensor], error: float
+) -> Constant:
+    """Return a constant like the first part, which runs in its type and is measured in float64."""
+    shape, dtype = parts[0].shape, parts[0].dtype
     return Constant(
         name=name,
-        shape=v.shape,
-        dtype="float64",
-        read=read,
-        sources=(g.name, v.name),
-        scaled_by=g.name,
-        entry_error=2 * (terms + 8) * _UNIT,
+        shape=shape,
+        dtype=dtype,
+        read=lambda: exact().to(torch_type(dtype)),
+        sources=tuple(part.name for part in parts),
+        entry_error=error,
+        unrounded=exact,
     )
 
 
-def _spectral_norm(name: str, parts: tuple[Constant, ...]) -> Constant | None:
-    """W = W0 / (uᵀ W0 v), the weight laid out as a matrix with one row an entry of u."""
+def _joined(name: str, parts: tuple[Constant, ...]) -> Constant | None:
+    g, v = parts
+    return weight_norm(name, g, v) if len(g.shape) in {0, len(v.shape)} else None
+
+
+def _divided(name: str, parts: tuple[Constant, ...]) -> Constant | None:
     original, u, v = parts
     rows = [axis for axis in (0, 1) if original.shape[axis : axis + 1] == (u.items,)]
     if not rows or original.items != u.items * v.items:
         return None
-
-    def matrix() -> torch.Tensor:
-        return original.values().movedim(rows[0], 0).reshape(u.items, -1)
-
-    def read() -> torch.Tensor:
-        sigma = u.values().flatten() @ matrix() @ v.values().flatten()
-        return original.values() / sigma
-
-    return Constant(
-        name=name,
-        shape=original.shape,
-        dtype="float64",
-        read=read,
-        sources=(original.name, u.name, v.name),
-        entry_error=_sigma_error(matrix(), u.values().flatten(), v.values().flatten()),
-    )
+    return spectral_norm(name, (original, u, v), rows[0])
 
 
 def _sigma_error(matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> float:
@@ -108,13 +133,13 @@ def _sigma_error(matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor) 
 
 
 _SCHEMES = (
-    _Scheme(("weight_g", "weight_v"), "weight", _weight_norm),
+    _Scheme(("weight_g", "weight_v"), "weight", _joined),
     _Scheme(
         ("parametrizations.weight.original0", "parametrizations.weight.original1"),
         "weight",
-        _weight_norm,
+        _joined,
     ),
-    _Scheme(("weight_orig", "weight_u", "weight_v"), "weight", _spectral_norm),
+    _Scheme(("weight_orig", "weight_u", "weight_v"), "weight", _divided),
     _Scheme(
         (
             "parametrizations.weight.original",
@@ -122,6 +147,6 @@ _SCHEMES = (
             "parametrizations.weight.0._v",
         ),
         "weight",
-        _spectral_norm,
+        _divided,
     ),
 )

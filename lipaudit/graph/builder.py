@@ -1,6 +1,6 @@
 """Builder: how a reader of a foreign vocabulary writes a graph down, node after node."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
@@ -15,11 +15,13 @@ class GraphBuilder:
     `finish` returns the frozen graph.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, edges: Iterable[str] = ()) -> None:
+        self._edges = frozenset(edges)  # names that are bound to come: no constant takes one
         self._nodes: list[Node] = []
+        self._makers: dict[str, Node] = {}
         self._constants: dict[str, Constant] = {}
         self._inputs: list[Edge] = []
-        self._names: set[str] = set()
+        self._names: set[str] = set(self._edges)
 
     def input(self, edge: Edge) -> str:
         """Declare an input of the graph and return its edge name."""
@@ -28,14 +30,20 @@ class GraphBuilder:
         return edge.name
 
     def constant(self, constant: Constant) -> str:
-        """Make a constant available under its own name and return that name."""
+        """Make a constant available under its own name, or one like it, and return that name."""
         known = self._constants.get(constant.name)
         if known is constant:
             return constant.name
-        name = constant.name if known is None else self.fresh(constant.name)
+        is_taken = known is not None or constant.name in self._edges
+        name = self.fresh(constant.name) if is_taken else constant.name
         self._constants[name] = constant
         self._names.add(name)
         return name
+
+    def hold(self, edge: str, constant: Constant) -> None:
+        """Let a constant stand where the foreign graph has the edge that a node makes."""
+        self._constants[edge] = constant
+        self._names.add(edge)
 
     def integers(self, values: Sequence[int], name: str = "integers") -> str:
         """Make a 1-D integer constant, as ONNX wants axes and shapes, and return its name."""
@@ -50,6 +58,10 @@ class GraphBuilder:
     def lookup(self, name: str) -> Constant | None:
         """Return the constant of that name, or None when the name is an edge."""
         return self._constants.get(name)
+
+    def maker(self, name: str) -> Node | None:
+        """Return the node that makes an edge, None when there is none so far."""
+        return self._makers.get(name)
 
     def add(
         self,
@@ -69,9 +81,9 @@ class GraphBuilder:
         """
         made = tuple(outputs) if outputs is not None else (self.fresh(name),)
         self._names.update(made)
-        self._nodes.append(
-            Node(op, name, tuple(inputs), made, dict(attributes or {}), domain, tuple(sources))
-        )
+        node = Node(op, name, tuple(inputs), made, dict(attributes or {}), domain, tuple(sources))
+        self._nodes.append(node)
+        self._makers.update(dict.fromkeys(made, node))
         return made[0]
 
     def fresh(self, stem: str) -> str:

@@ -45,9 +45,9 @@ from lipaudit.layers.values import Values, enclosing
 
 # Φ(x) + xφ(x): extreme where its derivative (2 - x²)φ(x) vanishes, at x = ±√2. The two
 # extremes add up to 1, since g(x) - x/2 is even for each of these g(x) = x·s(x), s(-x) = 1 - s(x).
-_GELU = slope("-0.1289041451851547864", "1.1289041451851547864", slack="1e-19")
+GELU = slope("-0.1289041451851547864", "1.1289041451851547864", slack="1e-19")
 # The tanh form of Hendrycks & Gimpel (arXiv:1606.08415): extreme at x = ±1.418504...
-_GELU_TANH = slope("-0.1289930686587717655", "1.1289930686587717655", slack="1e-19")
+GELU_TANH = slope("-0.1289930686587717655", "1.1289930686587717655", slack="1e-19")
 # x·sigmoid(x): extreme at x = ±2.399357...
 _SILU = slope("-0.0998393201288669170", "1.0998393201288669170", slack="1e-19")
 # x·tanh(softplus(x)), not symmetric: extreme at x = 1.490571... and x = -2.256376...
@@ -108,7 +108,7 @@ def _gelu(call: Call) -> tuple[Slope, Function]:
     if kind not in {"none", "tanh"}:
         raise UnsupportedNode(f"Gelu approximated by {kind!r} is not known")
     return (
-        _GELU_TANH if kind == "tanh" else _GELU,
+        GELU_TANH if kind == "tanh" else GELU,
         functools.partial(functional.gelu, approximate=kind),
     )
 

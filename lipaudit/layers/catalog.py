@@ -10,6 +10,7 @@ from lipaudit.layers import (
     creation,
     einsum,
     elementary,
+    gates,
     gathering,
     global_pooling,
     grid_sample,
@@ -29,6 +30,7 @@ from lipaudit.layers import (
     shape,
     softmax,
     standardization,
+    unit_length,
 )
 from lipaudit.layers.registry import all_kinds, find
 
@@ -42,6 +44,7 @@ FAMILIES = (
     creation,
     einsum,
     elementary,
+    gates,
     gathering,
     global_pooling,
     grid_sample,
@@ -61,6 +64,7 @@ FAMILIES = (
     shape,
     softmax,
     standardization,
+    unit_length,
 )
 
 __all__ = ["FAMILIES", "all_kinds", "find"]

@@ -12,6 +12,7 @@ from lipaudit.report.base import Canvas, Choice, Reporter, register
 from lipaudit.results import (
     SCHEMA_VERSION,
     Bound,
+    Certificates,
     Change,
     ClipReport,
     Factor,
@@ -21,6 +22,7 @@ from lipaudit.results import (
     Measure,
     ModelReport,
     Report,
+    Running,
     Skipped,
     SpectrumSummary,
     Tool,
@@ -94,6 +96,40 @@ def _model(model: ModelReport) -> Json:
         "skipped": [_skipped(skipped) for skipped in model.skipped],
         "bounds": [_bound(bound) for bound in model.bounds],
         "bound": _headline(model.bound) if model.bound is not None else None,
+        "part": model.part or None,
+        "pairs": [
+            {"source": p.source, "target": p.target, **_measure(p.measure), "method": p.method}
+            for p in model.pairs
+        ],
+        "running": _running(model.running) if model.running is not None else None,
+        "certificates": _certificates(model.certificates) if model.certificates else None,
+        "advice": model.advice or None,
+    }
+
+
+def _running(running: Running) -> Json:
+    return {
+        "dtype": running.dtype,
+        "input_radius": running.radius,
+        "error": _measure(running.error),
+        "assumptions": list(running.assumptions),
+        "reasons": list(running.reasons),
+    }
+
+
+def _certificates(found: Certificates) -> Json:
+    return {
+        "data": found.path,
+        "of": found.of,
+        "count": found.count,
+        "correct": found.correct,
+        "labelled": found.labelled,
+        "median_radius": _number(found.median),
+        "radii": [_number(radius) for radius in found.radii],
+        "accuracy": [
+            {"eps": distance, "certified": share} for distance, share in found.accuracy.items()
+        ],
+        "rigor": found.rigor.label,
     }
 
 
@@ -123,6 +159,7 @@ def _layer(layer: LayerResult) -> Json:
         "norm": _measure(layer.norm),
         "reshaped_norm": _number(layer.reshaped_norm),
         "power_iteration": _number(layer.power_iteration),
+        "expected_stretch": _number(layer.expected_stretch),
         "frobenius": _number(layer.frobenius),
         "stable_rank": spectrum.stable_rank if spectrum else None,
         "entropy_rank": spectrum.entropy_rank if spectrum else None,
@@ -179,6 +216,8 @@ def _factor(factor: Factor) -> Json:
         "kind": factor.kind,
         "gain": _measure(factor.gain),
         "running": _measure(factor.running),
+        "remaining": _measure(factor.remaining),
+        "expected": _number(factor.expected),
     }
 
 

@@ -1,25 +1,19 @@
 """The table: the report as a person reads it in a terminal."""
 
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from lipaudit.enclosure import Rigor
 from lipaudit.report import numbers
 from lipaudit.report.base import Canvas, Choice, Reporter, register
+from lipaudit.report.bound_table import draw_bound
+from lipaudit.report.marks import marked
+from lipaudit.report.page import Page
 from lipaudit.report.text import safe, short
 from lipaudit.results import (
-    Bound,
     Change,
     ClipReport,
-    Factor,
-    Headline,
     LayerResult,
     Measure,
     ModelReport,
@@ -28,7 +22,6 @@ from lipaudit.results import (
     Verdict,
 )
 
-_MARKS = {Rigor.PROVED: "", Rigor.NUMERICAL: "~", Rigor.ESTIMATED: "?"}
 _LEGEND = {
     Rigor.NUMERICAL: "~ computed in floating point, not proved",
     Rigor.ESTIMATED: "? estimated",
@@ -54,7 +47,7 @@ _COLUMNS = (
     Column("kind", lambda x: x.kind, 2, right=False),
     Column("shape", lambda x: numbers.shape(x.shape), 3),
     Column("geometry", lambda x: " ".join(_geometry(x)), 7, right=False),
-    Column("σ_max ≤", lambda x: _upper(x.norm), 0),
+    Column("σ_max ≤", lambda x: marked(x.norm), 0),
     Column("≥", lambda x: _lower(x.norm), 5),
     Column("reshaped", lambda x: numbers.nearest(x.reshaped_norm), 6),
     Column("power it.", lambda x: numbers.nearest(x.power_iteration), 6),
@@ -69,7 +62,7 @@ _COLUMNS = (
 
 def audit(report: Report, verdict: Verdict, canvas: Canvas, choice: Choice) -> str:
     """Draw the report of an audit."""
-    page = _Page(canvas)
+    page = Page(canvas)
     for model in report.models:
         _draw_model(page, model, choice)
     _draw_verdict(page, verdict)
@@ -78,7 +71,7 @@ def audit(report: Report, verdict: Verdict, canvas: Canvas, choice: Choice) -> s
 
 def clip(report: ClipReport, canvas: Canvas) -> str:
     """Draw what clipping did."""
-    page = _Page(canvas)
+    page = Page(canvas)
     page.say(f"{safe(report.path)} -> {safe(report.output)}", bold=True)
     touched = [change for change in report.changes if change.tensors]
     page.say(f"clipped {len(touched)} of {len(report.changes)} layers to {report.limit:g}")
@@ -94,65 +87,7 @@ def clip(report: ClipReport, canvas: Canvas) -> str:
     return page.text()
 
 
-class _Page:
-    """Collects lines and tables, drawn for one canvas."""
-
-    def __init__(self, canvas: Canvas) -> None:
-        self.canvas = canvas
-        self._out = io.StringIO()
-        self._console = Console(
-            file=self._out,
-            width=max(canvas.width, 20),
-            force_terminal=canvas.colour,
-            color_system="standard" if canvas.colour else None,
-            no_color=not canvas.colour,
-            highlight=False,
-            emoji=False,
-            markup=False,
-        )
-
-    def say(self, text: str, *, bold: bool = False) -> None:
-        """Add a paragraph."""
-        self._console.print(Text(text, style="bold" if bold else ""))
-
-    def gap(self) -> None:
-        """Add an empty line."""
-        self._console.print()
-
-    def table(
-        self, titles: Sequence[str], rows: Iterable[Sequence[str]], *, right: set[int]
-    ) -> None:
-        """Add a table."""
-        style = box.SIMPLE_HEAD if self.canvas.unicode else box.ASCII2
-        drawn = Table(box=style, pad_edge=False, show_edge=False, padding=(0, 1))
-        for at, title in enumerate(titles):
-            drawn.add_column(
-                Text(title),
-                justify="right" if at in right else "left",
-                overflow="fold",
-                no_wrap=at != len(titles) - 1,
-            )
-        for row in rows:
-            drawn.add_row(*(Text(cell) for cell in row))
-        self._console.print(drawn)
-
-    def text(self) -> str:
-        """Return everything drawn; without Unicode, in ASCII that says the same."""
-        drawn = "\n".join(line.rstrip() for line in self._out.getvalue().splitlines()) + "\n"
-        return drawn if self.canvas.unicode else _in_ascii(drawn)
-
-
-_ASCII = str.maketrans(
-    {"σ": "sigma", "≤": "<=", "≥": ">=", "‖": "|", "·": ".", "×": "x", "√": "sqrt", "Σ": "sum"}
-    | {"█": "#", "─": "-", "α": "alpha", "γ": "gamma", "ε": "eps", "θ": "theta", "π": "pi"}
-)
-
-
-def _in_ascii(text: str) -> str:
-    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
-
-
-def _draw_model(page: _Page, model: ModelReport, choice: Choice) -> None:
+def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
     page.say(safe(model.path), bold=True)
     parameters = sum(layer.parameters for layer in model.layers if not layer.tied_with)
     page.say(
@@ -165,7 +100,7 @@ def _draw_model(page: _Page, model: ModelReport, choice: Choice) -> None:
     for alarm in model.alarms:
         page.say(f"DANGER: its pickle {safe(alarm)}; lipaudit ran nothing", bold=True)
     if model.bound is not None:
-        _draw_bound(page, model, model.bound)
+        draw_bound(page, model, model.bound)
     else:
         _draw_layers(page, model, choice)
     _draw_skips(page, model.skipped)
@@ -174,15 +109,13 @@ def _draw_model(page: _Page, model: ModelReport, choice: Choice) -> None:
     page.gap()
 
 
-def _draw_layers(page: _Page, model: ModelReport, choice: Choice) -> None:
+def _draw_layers(page: Page, model: ModelReport, choice: Choice) -> None:
     layers = _chosen(model.layers, choice)
     if not layers:
         return
     columns = _fitting(page.canvas, layers)
     titles = tuple(column.title for column in columns)
-    rows = [
-        [short(column.cell(layer), _name_limit(page)) for column in columns] for layer in layers
-    ]
+    rows = [[short(column.cell(layer), page.name_limit) for column in columns] for layer in layers]
     largest = max((abs(layer.log_share or 0.0) for layer in layers), default=0.0)
     if page.canvas.width >= _NARROW and largest > 0:
         titles = (*titles, "")
@@ -209,35 +142,7 @@ def _draw_layers(page: _Page, model: ModelReport, choice: Choice) -> None:
         page.say("the largest singular values of what is too large stand, from below, in -f json")
 
 
-def _draw_bound(page: _Page, model: ModelReport, headline: Headline) -> None:
-    for bound in model.bounds[-1:]:
-        page.table(
-            ("node", "kind", "gain ≤", "so far ≤", "how"),
-            [_factor_row(factor, page) for factor in bound.factors],
-            right={2, 3},
-        )
-    page.table(
-        ("method", "Lipschitz bound (ℓ2)", "log10", "rigor"),
-        [_method_row(bound) for bound in model.bounds],
-        right={1, 2},
-    )
-    assumptions = dict.fromkeys(text for bound in model.bounds for text in bound.assumptions)
-    for text in assumptions or dict.fromkeys(model.assumptions):
-        page.say(f"assumed: {safe(text)}")
-    measure = headline.measure
-    if measure.is_finite:
-        kind = f"{measure.rigor.label}, {measure.method}"
-        page.say(f"upper bound {_upper(measure)} ({kind})", bold=True)
-        if measure.lower > 0:
-            below = numbers.lower(measure.lower, measure.log10_lower)
-            loose = 10 ** min(measure.log10_upper - measure.log10_lower, 300)
-            page.say(f"attained at a sampled input: {below} (computed)")
-            page.say(f"so the upper bound is loose by at most a factor of {loose:.3g}")
-    if not headline.certified:
-        page.say(f"not certified: {'; '.join(map(safe, headline.reasons))}", bold=True)
-
-
-def _draw_verdict(page: _Page, verdict: Verdict) -> None:
+def _draw_verdict(page: Page, verdict: Verdict) -> None:
     for finding in verdict.findings:
         where = f" {short(finding.where)}" if finding.where else ""
         measured = ""
@@ -249,7 +154,7 @@ def _draw_verdict(page: _Page, verdict: Verdict) -> None:
         page.say("gate: passed" if verdict.passed else "gate: NOT passed", bold=True)
 
 
-def _draw_skips(page: _Page, skipped: Sequence[Skipped]) -> None:
+def _draw_skips(page: Page, skipped: Sequence[Skipped]) -> None:
     """Name what has no number, those of one reason together."""
     groups: dict[str, list[str]] = {}
     for item in skipped:
@@ -262,7 +167,7 @@ def _draw_skips(page: _Page, skipped: Sequence[Skipped]) -> None:
         page.say(f"no number, for {len(groups) - _SHOWN_SKIPS} more reasons: see -f json")
 
 
-def _draw_legend(page: _Page, measures: Iterable[Measure]) -> None:
+def _draw_legend(page: Page, measures: Iterable[Measure]) -> None:
     rigors = {measure.rigor for measure in measures}
     if rigors == {Rigor.PROVED}:
         page.say("every σ_max is proved, rounding errors included")
@@ -302,44 +207,20 @@ def _fitting(canvas: Canvas, layers: Sequence[LayerResult]) -> list[Column]:
     return kept
 
 
-def _name_limit(page: _Page) -> int:
-    return max(page.canvas.width // 3, 12)
-
-
 def _bar(share: float, largest: float) -> str:
     """Draw a share as a bar; shrinking layers (a negative logarithm) as a dotted one."""
     length = round(abs(share) / largest * _BAR_WIDTH)
     return ("█" if share >= 0 else "·") * max(length, 1 if share else 0)
 
 
-def _factor_row(factor: Factor, page: _Page) -> tuple[str, ...]:
-    return (
-        short(factor.name, _name_limit(page)),
-        short(factor.kind, 24),
-        _upper(factor.gain),
-        _upper(factor.running),
-        short(factor.gain.method, max(page.canvas.width // 2, 20)),
-    )
-
-
-def _method_row(bound: Bound) -> tuple[str, ...]:
-    measure = bound.measure
-    log10 = f"{measure.log10_upper:.2f}" if measure.is_finite else numbers.NONE
-    return bound.method, _upper(measure), log10, measure.rigor.label if measure.is_finite else ""
-
-
 def _change_row(change: Change) -> tuple[str, ...]:
     return (
         short(change.name, 48),
-        _upper(change.before),
-        _upper(change.after),
+        marked(change.before),
+        marked(change.after),
         f"{100 * change.relative_change:.3g}%",
         safe(change.reason),
     )
-
-
-def _upper(measure: Measure) -> str:
-    return numbers.upper(measure.upper, measure.log10_upper) + _MARKS[measure.rigor]
 
 
 def _lower(measure: Measure) -> str:

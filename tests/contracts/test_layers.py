@@ -287,6 +287,38 @@ def _pointwise(module: Callable[..., Any]) -> Callable[[Mapping[str, Any], Input
     return lambda attributes, inputs: module(**attributes)(inputs[0])
 
 
+def _gelu(attributes: Mapping[str, Any], inputs: Inputs) -> torch.Tensor:
+    """x·Φ(√2·αx) in the one form, x·sigmoid(2α(x + cubic·x³)) in the other: other formulas."""
+    (x,) = inputs
+    assert x is not None
+    if attributes.get("approximate") == "tanh":
+        alpha, cubic = attributes.get("alpha", math.sqrt(2 / math.pi)), attributes.get("cubic")
+        factor = 0.044715 if cubic is None else cubic
+        made: torch.Tensor = x * torch.sigmoid(2 * alpha * (x + factor * x**3))
+    else:
+        scale = math.sqrt(2) * attributes.get("alpha", math.sqrt(0.5))
+        made = functional.gelu(scale * x) / scale
+    return made
+
+
+def _hard_swish(x: torch.Tensor | None, alpha: float = 1 / 6, scale: float = 1.0) -> torch.Tensor:
+    assert x is not None
+    return functional.hardswish(6 * alpha * x) * scale / (6 * alpha)
+
+
+def _normalize(attributes: Mapping[str, Any], inputs: Inputs) -> torch.Tensor:
+    (x,) = inputs
+    assert x is not None
+    axes = list(attributes["axes"] or range(x.dim()))
+    # torch's own takes one axis: the others are moved behind it and flattened.
+    kept = [axis for axis in range(x.dim()) if axis not in {a % x.dim() for a in axes}]
+    order = [*kept, *(a % x.dim() for a in axes)]
+    flat = x.permute(order).flatten(len(kept))
+    made: torch.Tensor = functional.normalize(flat, dim=-1, eps=attributes["epsilon"])
+    back = [order.index(axis) for axis in range(x.dim())]
+    return made.reshape([x.shape[axis] for axis in order]).permute(back)
+
+
 TORCH: Mapping[str, Callable[[Mapping[str, Any], Inputs], torch.Tensor]] = {
     "AdaptiveAveragePool": _adaptive(
         functional.adaptive_avg_pool1d,
@@ -300,10 +332,13 @@ TORCH: Mapping[str, Callable[[Mapping[str, Any], Inputs], torch.Tensor]] = {
     ),
     "Conv": _torch_convolution,
     "GLU": lambda attributes, inputs: torch.nn.GLU(attributes.get("dim", -1))(inputs[0]),
+    "Gelu": _gelu,
+    "HardSwish": lambda attributes, inputs: _hard_swish(inputs[0], **attributes),
     "Hardsigmoid": _pointwise(torch.nn.Hardsigmoid),
     "Hardtanh": _pointwise(torch.nn.Hardtanh),
     "Linear": lambda _, inputs: functional.linear(*(v for v in inputs if v is not None)),
     "LogSigmoid": _pointwise(torch.nn.LogSigmoid),
+    "Normalize": _normalize,
     "ReLU6": _pointwise(torch.nn.ReLU6),
     "Softplus": _pointwise(torch.nn.Softplus),
     "Tanhshrink": _pointwise(torch.nn.Tanhshrink),

@@ -1,5 +1,6 @@
 """Slopes of pointwise functions, derived again with mpmath from their definitions."""
 
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
@@ -29,6 +30,24 @@ def _gelu_tanh(x: Number) -> Number:
     c, k = mpmath.sqrt(2 / mpmath.pi), mpmath.mpf("0.044715")
     inner = c * (x + k * x**3)
     return (1 + mpmath.tanh(inner)) / 2 + x / 2 * mpmath.sech(inner) ** 2 * c * (1 + 3 * k * x**2)
+
+
+def _angled_gelu(alpha: float, cubic: float) -> Derivative:
+    a, k = mpmath.mpf(alpha), mpmath.mpf(cubic)
+
+    def derivative(x: Number) -> Number:
+        inner = a * (x + k * x**3)
+        turn = x / 2 * mpmath.sech(inner) ** 2 * a * (1 + 3 * k * x**2)
+        return (1 + mpmath.tanh(inner)) / 2 + turn
+
+    return derivative
+
+
+def _erf_gelu(alpha: float) -> Derivative:
+    a = mpmath.mpf(alpha)
+    return lambda x: (
+        (1 + mpmath.erf(a * x)) / 2 + x * a * mpmath.exp(-((a * x) ** 2)) / mpmath.sqrt(mpmath.pi)
+    )
 
 
 def _mish(x: Number) -> Number:
@@ -91,6 +110,18 @@ DERIVATIVES: Mapping[tuple[str, str], list[tuple[Mapping[str, Attribute], Deriva
     ],
     ("", "Tanh"): [({}, lambda x: mpmath.sech(x) ** 2)],
     ("", "ThresholdedRelu"): [({"alpha": 0.0}, lambda x: mpmath.mpf(x > 0))],
+    ("torch", "Gelu"): [
+        ({}, _erf_gelu(math.sqrt(0.5))),
+        ({"alpha": -1.41}, _erf_gelu(-1.41)),
+        ({"approximate": "tanh"}, _angled_gelu(math.sqrt(2 / math.pi), 0.044715)),
+    ],
+    ("torch", "HardSwish"): [
+        ({"alpha": 1 / 6}, lambda x: 0 if x < -3 else 1 if x > 3 else (2 * x + 3) / 6),
+        (
+            {"alpha": 0.25, "scale": -2.0},
+            lambda x: 0 if x < -2 else -2 if x > 2 else -(x + 1),
+        ),
+    ],
     ("torch", "Hardsigmoid"): [({}, _step(0, mpmath.mpf(1) / 6, -3, 3))],
     ("torch", "Hardtanh"): [({}, _step(0, 1, -1, 1))],
     ("torch", "LogSigmoid"): [({}, lambda x: _sigmoid(-x))],
@@ -181,6 +212,35 @@ def test_a_jump_has_no_constant(domain: str, op: str, attributes: Mapping[str, A
     assert float((y[1:] - y[:-1]).abs().max()) > 0.2, "the example does not jump"
 
 
+@pytest.mark.parametrize(
+    ("alpha", "cubic"),
+    [
+        (0.7978845834732056, 0.044714998453855515),  # float32
+        (0.7978515625, 0.044708251953125),  # float16
+        (0.796875, 0.044677734375),  # bfloat16
+        (1.0, 0.0),
+        (1.0, 0.0999),
+        (-2.0, 0.25),
+    ],
+)
+def test_other_constants_of_the_tanh_gelu_are_covered(alpha: float, cubic: float) -> None:
+    stated = _pointwise("Gelu", TORCH_DOMAIN, approximate="tanh", alpha=alpha, cubic=cubic).slope
+    assert isinstance(stated, Slope)
+    with mpmath.workdps(40):
+        # A multiple of x has the same slopes; this one puts the bends where the grid is fine.
+        least, largest = _extremes(_angled_gelu(1.0, cubic / alpha**2))
+        usual = mpmath.mpf("0.044715") * mpmath.pi / 2
+        drift = abs(mpmath.mpf(cubic) / mpmath.mpf(alpha) ** 2 - usual)
+        # The sensitivity really is below the 4 of the derivation, and not far below.
+        assert abs(largest - mpmath.mpf("1.1289930686587717655")) <= 4 * drift
+        lo, hi = mpmath.mpf(str(stated.lo)), mpmath.mpf(str(stated.hi))
+        assert lo <= least
+        assert hi >= largest
+        assert hi - largest <= 8 * drift + mpmath.mpf("1e-18")
+        steepest = max(abs(least), abs(largest))
+        assert mpmath.mpf(str(stated.stretch.lo)) <= steepest * (1 + mpmath.mpf("1e-16"))
+
+
 @pytest.mark.parametrize("op", ["Exp", "Log", "Sqrt", "Reciprocal", "Tan", "Acosh", "Asin"])
 def test_an_unbounded_slope_is_said(op: str) -> None:
     gain = _pointwise(op).gain((None,))
@@ -202,6 +262,11 @@ def test_parameters_that_make_no_sense_are_refused() -> None:
         ("Celu", ONNX_DOMAIN, {"alpha": -1.0}),
         ("Celu", ONNX_DOMAIN, {"alpha": 0.0}),
         ("Gelu", ONNX_DOMAIN, {"approximate": "magic"}),
+        ("Gelu", TORCH_DOMAIN, {"approximate": "magic"}),
+        ("Gelu", TORCH_DOMAIN, {"alpha": 0.0}),
+        ("Gelu", TORCH_DOMAIN, {"approximate": "tanh", "alpha": 0.5}),
+        ("Gelu", TORCH_DOMAIN, {"approximate": "tanh", "cubic": -0.044715}),
+        ("HardSwish", TORCH_DOMAIN, {"alpha": 0.0}),
         ("Softplus", TORCH_DOMAIN, {"beta": 0.0}),
         ("Hardtanh", TORCH_DOMAIN, {"min_val": 1.0, "max_val": 1.0}),
     ):

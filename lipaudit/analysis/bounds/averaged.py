@@ -36,8 +36,8 @@ class Averaged(AbstractBound):
         if parts is None or not parts.written:
             return None
         whole = root_sum_of_squares(
-            root_sum_of_squares(movements[target] for target in question.targets)
-            for movements in (_movements(question, parts, source) for source in question.sources)
+            root_sum_of_squares(moved[target] for target in question.targets)
+            for moved in (movements(question, parts, source) for source in question.sources)
         )
         used = [gain for gain in question.gains if isinstance(gain, Gain)]
         assumptions = [*question.assumptions, *(text for g in used for text in g.assumptions)]
@@ -49,12 +49,12 @@ class Averaged(AbstractBound):
         )
 
 
-def _movements(question: Question, parts: LinearParts, source: str) -> dict[str, Enclosure]:
+def movements(question: Question, parts: LinearParts | None, source: str) -> dict[str, Enclosure]:
     """Bound how far every edge moves when one input moves by 1 and the others stand still."""
     network = question.network
-    bends = {bend.output: bend for bend in parts.bends}
+    bends = {bend.output: bend for bend in parts.bends} if parts is not None else {}
     edges = {edge.name: ONE if edge.name == source else ZERO for edge in network.graph.inputs}
-    rests: dict[str, Enclosure] = {name: edges[name] for name in parts.inputs}
+    rests = {name: edges[name] for name in question.sources}
     for step, gain in zip(network.steps, question.gains, strict=True):
         arriving = [edges.get(name, Enclosure.unknown()) for name in step.signals]
         if all(signal.is_zero for signal in arriving):
@@ -68,7 +68,7 @@ def _movements(question: Question, parts: LinearParts, source: str) -> dict[str,
             if bend is not None:
                 rests[name] = _rest(bend, edges)
             edges[name] = leaving
-            written = _written(parts, name, rests)
+            written = _written(parts, name, rests) if parts is not None else None
             if written is not None and written.hi < leaving.hi:
                 edges[name] = written
     return edges
@@ -90,4 +90,7 @@ def _written(parts: LinearParts, edge: str, rests: dict[str, Enclosure]) -> Encl
             terms.append(part.norm.times(rest))
         elif source not in parts.written:
             return None
-    return total(terms).without_lower() if terms else None
+    if not terms:
+        return None
+    whole = total(terms)
+    return Enclosure.at_most(whole.hi, min(whole.rigor, parts.rigor))

@@ -1,7 +1,7 @@
 """AbstractBound: a method that bounds the whole network, and the registry of the known ones."""
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +20,8 @@ class Question:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     assumptions: tuple[str, ...]
+    expected: Mapping[str, float]
+    """Linear step by name -> stretch of a random direction, where it is known."""
     parts: LinearParts | None
     """The matrices between the bends; None where something between has no gain."""
 

@@ -12,7 +12,7 @@ import torch
 
 from lipaudit.analysis.bounds.base import AbstractBound, Question, register
 from lipaudit.analysis.linear_parts import Bend, LinearParts
-from lipaudit.enclosure import Enclosure
+from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.layers.base import Combine, Gain
 from lipaudit.operators.certify import ROOM, UNIT, frobenius_above
 from lipaudit.operators.lmi import Bent, Inequality, Multipliers
@@ -20,7 +20,7 @@ from lipaudit.results import Bound, Measure
 
 _SIZE = 4096
 """Rows and columns of the largest inequality that is formed: 128 MB."""
-_FLOPS = 2e11
+_FLOPS = 1e11
 """Operations that the search for multipliers may take."""
 _FLOPS_A_STEP = 8.0
 """Times size³: a factorization, an inverse and two products of a Newton step."""
@@ -81,12 +81,14 @@ def _later_ones(candidates: list[Multipliers]) -> Iterator[Multipliers]:
 
 
 def _bound(question: Question, name: str, upper: float, problem: Inequality) -> Bound:
+    rigor = question.parts.rigor if question.parts is not None else Rigor.ESTIMATED
     used = [gain for gain in question.gains if isinstance(gain, Gain)]
     assumptions = [*question.assumptions, *(text for g in used for text in g.assumptions)]
     return Bound(
         method=name,
         measure=Measure.of(
-            Enclosure.at_most(upper), f"matrix inequality of size {problem.size}, by Cholesky"
+            Enclosure.at_most(upper, rigor),
+            f"matrix inequality of size {problem.size}, by Cholesky",
         ),
         assumptions=tuple(dict.fromkeys(assumptions)),
         factors=(),

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from lipaudit.analysis.bounds.base import AbstractBound, Question, register
 from lipaudit.analysis.layerwise import kind, title
-from lipaudit.analysis.propagate import Flow, Rule, flow, largest_times_own, summed
+from lipaudit.analysis.propagate import Flow, Rule, backflow, flow, largest_times_own, summed
 from lipaudit.enclosure import Enclosure, root_sum_of_squares
 from lipaudit.layers.base import Gain
 from lipaudit.results import Bound, Factor, Measure
@@ -63,6 +63,7 @@ def _joint(flows: list[Flow], edge: str) -> Enclosure:
 def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor, ...]:
     """Return every node on the way, with its own stretch when all its signals move at once."""
     factors = []
+    back = backflow(question.network, question.gains, question.targets)
     for step, gain in zip(question.network.steps, question.gains, strict=True):
         running = _joint(flows, step.node.outputs[0]) if step.node.outputs else None
         if running is None or running.is_zero:
@@ -71,8 +72,16 @@ def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor,
             own = Measure.of(rule(gain, [Enclosure.exactly(1)] * len(gain.factors)), gain.method)
         else:
             own = Measure.of(Enclosure.unknown(), gain.reason)
+        name = title(step)
         factors.append(
-            Factor(title(step), kind(step), own, Measure.of(running, question_of(step.node.origin)))
+            Factor(
+                name,
+                kind(step),
+                own,
+                Measure.of(running, question_of(step.node.origin)),
+                Measure.of(back.get(step.node.outputs[0], Enclosure.exactly(0)), ""),
+                question.expected.get(name),
+            )
         )
     return tuple(factors)
 

@@ -47,16 +47,17 @@ def permute(call: AtenCall, build: GraphBuilder) -> None:
     )
 
 
-@translates("transpose", "t")
+@translates("transpose", "t", "mT")
 def transpose(call: AtenCall, build: GraphBuilder) -> None:
     """Two axes exchanged."""
     axes = list(range(len(call.out_shape)))
-    one, two = (0, 1) if call.op == "t" else (call.integer("dim0", 0), call.integer("dim1", 1))
+    stated = (call.integer("dim0", 0), call.integer("dim1", 1))
+    one, two = {"t": (0, 1), "mT": (-2, -1)}.get(call.op, stated)
     axes[one], axes[two] = axes[two], axes[one]
     emit(call, build, "Transpose", [call.tensor("self")], {"perm": tuple(axes)})
 
 
-@translates("expand", "repeat")
+@translates("expand", "expand_as", "repeat")
 def expand(call: AtenCall, build: GraphBuilder) -> None:
     """Items repeated along axes."""
     if call.op == "repeat":

@@ -1,7 +1,7 @@
 """AtenCall: one operation of an exported graph, and the registry of its translators."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -47,6 +47,8 @@ class AtenCall:
     outputs: tuple[str, ...]
     shapes: Mapping[str, Sizes]
     """Sizes of every tensor of the graph, as exported; None where they are open."""
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    """Item type of every tensor of the graph."""
 
     def tensor(self, name: str) -> str:
         """Return the name of a tensor argument; overloads call `self` also `input`."""
@@ -138,7 +140,13 @@ def translates(*names: str) -> Callable[[Translator], Translator]:
 
 
 def translate(call: AtenCall, build: GraphBuilder) -> None:
-    """Write a call down; what has no translation becomes one opaque node."""
+    """Write a call down; what has no translation becomes one opaque node.
+
+    A call that makes no tensor, an assertion or the reading of a size, is left out.
+    """
+    if not call.outputs:
+        return
+    op = call.op
     try:
         translator = _translators.get(call.op)
         if translator is not None:
@@ -148,8 +156,11 @@ def translate(call: AtenCall, build: GraphBuilder) -> None:
             if kind.aten == call.op:
                 emit(call, build, kind.op, [first_tensor(call)], domain=kind.domain)
                 return
-    except Untranslatable:
-        pass
+    except Untranslatable as problem:
+        op = f"{call.op} ({problem})"
+    except (ArithmeticError, IndexError, RuntimeError, ValueError):
+        # A file may state axes that do not exist, or numbers that fit no tensor.
+        op = f"{call.op} (its arguments make no sense)"
     inputs = [value.name for value in call.arguments.values() if isinstance(value, Ref)]
     inputs += [
         each.name
@@ -158,7 +169,7 @@ def translate(call: AtenCall, build: GraphBuilder) -> None:
         for each in value
         if isinstance(each, Ref)
     ]
-    build.add(call.op, inputs, name=call.name, outputs=call.outputs, domain=ATEN_DOMAIN)
+    build.add(op, inputs, name=call.name, outputs=call.outputs, domain=ATEN_DOMAIN)
 
 
 def first_tensor(call: AtenCall) -> str:

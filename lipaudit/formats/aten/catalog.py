@@ -5,11 +5,26 @@ from lipaudit.formats.aten import (
     convolution,
     dense,
     elementwise,
+    lengths,
+    moments,
     normalization,
+    parametrized,
     pooling,
+    recurrent,
 )
 from lipaudit.formats.aten.call import AtenCall, Ref, translate
 
-FAMILIES = (arrangement, convolution, dense, elementwise, normalization, pooling)
+FAMILIES = (
+    arrangement,
+    convolution,
+    dense,
+    elementwise,
+    lengths,
+    moments,
+    normalization,
+    parametrized,
+    pooling,
+    recurrent,
+)
 
 __all__ = ["FAMILIES", "AtenCall", "Ref", "translate"]

@@ -19,7 +19,7 @@ def linear(call: AtenCall, build: GraphBuilder) -> None:
     _product(call, build, [call.tensor("input"), turned], call.optional("bias"))
 
 
-@translates("matmul", "mm", "bmm", "mv", "dot")
+@translates("matmul", "mm", "bmm", "mv", "dot", "vdot")
 def matmul(call: AtenCall, build: GraphBuilder) -> None:
     """Write A B."""
     second = "vec" if call.op == "mv" else "tensor" if call.op == "dot" else "mat2"
@@ -41,6 +41,13 @@ def baddbmm(call: AtenCall, build: GraphBuilder) -> None:
     if call.number("alpha", 1.0) != 1 or call.number("beta", 1.0) != 1:
         raise Untranslatable("scaled")
     _product(call, build, [call.tensor("batch1"), call.tensor("batch2")], call.tensor("self"))
+
+
+@translates("einsum")
+def einsum(call: AtenCall, build: GraphBuilder) -> None:
+    """Write sums of products as an equation."""
+    equation = call.word("equation", "").replace(" ", "")
+    emit(call, build, "Einsum", call.tensors("tensors"), {"equation": equation})
 
 
 @translates("scaled_dot_product_attention")

@@ -11,13 +11,20 @@ from lipaudit.formats.aten.call import (
     step,
     translates,
 )
+from lipaudit.formats.aten.parametrized import spectral_norm
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import Constant
 from lipaudit.graph.node import TORCH_DOMAIN, Attribute
 
 _ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div"}
 _PAIRS = {"maximum": "Max", "minimum": "Min"}
-_REDUCTIONS = {"mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin"}
+_REDUCTIONS = {
+    "mean": "ReduceMean",
+    "sum": "ReduceSum",
+    "amax": "ReduceMax",
+    "amin": "ReduceMin",
+    "logsumexp": "ReduceLogSumExp",
+}
 _CONSTANT_CLAMPS = {"relu6": (0.0, 6.0), "relu6_": (0.0, 6.0)}
 
 
@@ -26,6 +33,8 @@ def arithmetic(call: AtenCall, build: GraphBuilder) -> None:
     """Write the four operations, with torch's factor on the second operand."""
     if call.arguments.get("rounding_mode") is not None:
         raise Untranslatable("rounded division")
+    if call.op.startswith("div") and spectral_norm(call, build):
+        return
     other = _operand(call, build, "other")
     factor = call.number("alpha", 1.0)
     if factor != 1.0:
@@ -108,6 +117,13 @@ def gelu(call: AtenCall, build: GraphBuilder) -> None:
     _with(call, build, "Gelu", {"approximate": call.word("approximate", "none")})
 
 
+@translates("glu")
+def glu(call: AtenCall, build: GraphBuilder) -> None:
+    """Write one half gated by the other."""
+    inputs, axis = [call.tensor("self")], call.integer("dim", -1)
+    emit(call, build, "GLU", inputs, {"dim": axis}, domain=TORCH_DOMAIN)
+
+
 @translates("softplus")
 def softplus(call: AtenCall, build: GraphBuilder) -> None:
     """Write log(1 + exp(βx)) / β."""
@@ -138,7 +154,7 @@ def softmax(call: AtenCall, build: GraphBuilder) -> None:
     _with(call, build, op, {"axis": call.integer("dim", -1)})
 
 
-@translates("mean", "sum", "amax", "amin")
+@translates("mean", "sum", "amax", "amin", "logsumexp")
 def reduction(call: AtenCall, build: GraphBuilder) -> None:
     """Write a number for each slice along some axes."""
     axes = call.arguments.get("dim")

@@ -45,6 +45,24 @@ def layer_norm(call: AtenCall, build: GraphBuilder) -> None:
     )
 
 
+@translates("rms_norm", "_fused_rms_norm")
+def rms_norm(call: AtenCall, build: GraphBuilder) -> None:
+    """RMS norm over the last axes; without an ε torch takes that of the item type."""
+    shape = call.integers("normalized_shape")
+    dtype = call.dtypes.get(call.tensor("input"), "")
+    if call.arguments.get("eps") is None and dtype not in {"float32", "float64"}:
+        raise Untranslatable("the epsilon of a short item type")
+    least = torch.finfo(torch.float64 if dtype == "float64" else torch.float32).eps
+    attributes: dict[str, Attribute] = {"axis": -len(shape), "epsilon": call.number("eps", least)}
+    build.add(
+        "RMSNormalization",
+        [call.tensor("input"), _scale(call, build, shape)],
+        name=call.name,
+        attributes=attributes,
+        outputs=call.outputs[:1],
+    )
+
+
 @translates("group_norm")
 def group_norm(call: AtenCall, build: GraphBuilder) -> None:
     """Group norm with one scale a channel."""

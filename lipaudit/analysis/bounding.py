@@ -1,0 +1,249 @@
+"""Bounding: the question about a network, every method's answer, and what is said around it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lipaudit.analysis import propagate, ranges, samples, sampling
+from lipaudit.analysis.advice import advice
+from lipaudit.analysis.bounds import catalog
+from lipaudit.analysis.bounds.averaged import movements
+from lipaudit.analysis.bounds.base import Question
+from lipaudit.analysis.executed import executed
+from lipaudit.analysis.forward import Rows
+from lipaudit.analysis.layerwise import Measured
+from lipaudit.analysis.linear_parts import linear_parts
+from lipaudit.analysis.propagate import StepGain
+from lipaudit.analysis.query import Query
+from lipaudit.device import Compute
+from lipaudit.enclosure import Enclosure, Rigor
+from lipaudit.graph.model import Model, Topology
+from lipaudit.layers.network import Network
+from lipaudit.operators.base import Norm
+from lipaudit.results import (
+    Bound,
+    Certificates,
+    Headline,
+    LayerResult,
+    Measure,
+    ModelReport,
+    Pair,
+    Running,
+    Skipped,
+)
+
+_UNKNOWN_GRAPH = (
+    "the layer graph is unknown: the file lists weights, not how they are connected; "
+    "give --model pkg.mod:factory, or export to ONNX or .pt2"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The network that is asked about: which of its inputs move, and what its layers measure."""
+
+    model: Model
+    network: Network
+    sources: tuple[str, ...]
+    measured: tuple[Measured, ...]
+    compute: Compute
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The outputs."""
+        return tuple(edge.name for edge in self.network.graph.outputs)
+
+
+def answered(report: ModelReport, subject: Subject, query: Query) -> ModelReport:
+    """Return the report with the bound and everything else that was asked."""
+    reasons = _unanswerable(subject)
+    if reasons:
+        return _with_bounds(report, (), None, reasons)
+    question = _question(subject, query)
+    asked = [method.bound(question) for method in catalog.registered()]
+    bounds = tuple(bound for bound in asked if bound is not None)
+    lower = None
+    # What stands between the layers of an assumed chain is not known, so it cannot be run.
+    if subject.model.topology is Topology.STATED:
+        lower = sampling.largest_jacobian(
+            subject.network,
+            question.sources,
+            question.targets,
+            starts=None if query.samples is None else _starts(subject, query.samples),
+            box=query.box,
+            enough=min((bound.measure.upper for bound in bounds), default=math.inf),
+        )
+    report = _with_bounds(report, bounds, lower, ())
+    return replace(
+        report,
+        pairs=_pairs(question),
+        advice=advice(question, query.limit, report.bound),
+    )
+
+
+def with_running(report: ModelReport, as_it_runs: Subject, query: Query) -> ModelReport:
+    """Add the statement about the network in floating point, nothing folded in it."""
+    if query.executed is None or query.radius is None or _unanswerable(as_it_runs):
+        return report
+    found = executed(
+        as_it_runs.network,
+        _gains(as_it_runs),
+        dtype=query.executed,
+        radius=query.radius,
+        sources=as_it_runs.sources,
+        targets=as_it_runs.targets,
+    )
+    error = Measure.of(found.error, "layer by layer, in decimals rounded upward")
+    running = Running(found.dtype, found.radius, error, found.assumptions, found.reasons)
+    return replace(report, running=running)
+
+
+def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelReport:
+    """Add what the samples show: certified radii, and the typical stretch of each layer."""
+    if query.samples is None or report.bound is None or _unanswerable(subject):
+        return report
+    stretches = samples.expected_stretch(subject.network, query.samples)
+    layers = tuple(
+        replace(layer, expected_stretch=stretches.get(layer.name)) for layer in report.layers
+    )
+    report = replace(report, layers=layers)
+    measure = report.bound.measure if report.bound is not None else None
+    if measure is None or not measure.is_finite or len(subject.targets) != 1:
+        return report
+    running = report.running if report.running and report.running.error.is_finite else None
+    lost = Enclosure.exactly(0) if running is None else Enclosure.at_most(running.error.upper)
+    found = samples.margins(
+        subject.network,
+        query.samples,
+        Enclosure.at_most(measure.upper, measure.rigor),
+        distances=query.distances,
+        executed_error=lost,
+    )
+    of = "the exact network" if running is None else f"the network running in {running.dtype}"
+    return replace(
+        report,
+        certificates=Certificates(
+            path=query.samples.path,
+            count=found.count,
+            correct=found.correct,
+            labelled=found.labelled,
+            radii=found.radii,
+            median=found.median,
+            accuracy=found.accuracy,
+            rigor=found.rigor,
+            of=of,
+        ),
+    )
+
+
+def _starts(subject: Subject, given: samples.Samples) -> Rows | None:
+    whole = len(subject.network.graph.inputs) == 1 and subject.sources == tuple(
+        edge.name for edge in subject.network.graph.inputs
+    )
+    return samples.starts(subject.network, given) if whole else None
+
+
+def _unanswerable(subject: Subject) -> tuple[str, ...]:
+    """Say why the question of a bound makes no sense for this model, if it makes none."""
+    graph = subject.network.graph
+    if subject.model.topology is Topology.UNKNOWN:
+        return (_UNKNOWN_GRAPH,)
+    if not graph.outputs:
+        return ("the graph has no output",)
+    if not graph.inputs:
+        return ("the graph has no input",)
+    if not subject.sources:
+        names = ", ".join(f"{edge.name!r} ({edge.dtype})" for edge in graph.inputs)
+        return (f"no input is real-valued, so that none can move a little: {names}",)
+    return ()
+
+
+def _gains(subject: Subject) -> tuple[StepGain, ...]:
+    by_step = {id(item.step): item for item in subject.measured}
+    norms: Mapping[int, Norm | str] = {
+        number: item.norm or (item.result.reason if isinstance(item.result, Skipped) else "")
+        for number, step in enumerate(subject.network.steps)
+        if (item := by_step.get(id(step))) is not None
+    }
+    return propagate.step_gains(subject.network, norms)
+
+
+def _question(subject: Subject, query: Query) -> Question:
+    network, sources = subject.network, subject.sources
+    inputs = network.graph.inputs
+    held = [edge.name for edge in inputs if edge.name not in sources]
+    assumptions = [*subject.model.assumptions]
+    if held:
+        assumptions.append(f"held fixed: {', '.join(held)}")
+    anywhere = ranges.refined(network, _gains(subject), {})
+    known = query.values(inputs, sources)
+    gains = ranges.refined(network, anywhere, known) if known else anywhere
+    if gains != anywhere:
+        spans = sorted({f"[{low:g}, {high:g}]" for low, high in query.ranges.values()})
+        assumptions.append(f"every item of the input lies in {', '.join(spans)}")
+    # What stands between the layers of an assumed chain is not known: it may bend.
+    stated = subject.model.topology is Topology.STATED
+    ends = sources, subject.targets
+    parts = linear_parts(network, gains, ends, subject.compute) if stated else None
+    return Question(
+        network=network,
+        gains=gains,
+        sources=sources,
+        targets=subject.targets,
+        assumptions=tuple(assumptions),
+        expected=_expected(subject.measured),
+        parts=parts,
+    )
+
+
+def _expected(measured: Sequence[Measured]) -> Mapping[str, float]:
+    """Return √(Σσ² / n) of each layer: the root mean square stretch over all directions."""
+    found = {}
+    for item in measured:
+        layer = item.result
+        if isinstance(layer, LayerResult) and layer.frobenius is not None and layer.in_shape:
+            found[layer.name] = layer.frobenius / math.sqrt(math.prod(layer.in_shape))
+    return found
+
+
+def _pairs(question: Question) -> tuple[Pair, ...]:
+    """Bound every input-output pair, where there is more than one."""
+    if len(question.sources) * len(question.targets) == 1:
+        return ()
+    found = []
+    for source in question.sources:
+        moved = movements(question, question.parts, source)
+        for target in question.targets:
+            reached = moved.get(target, Enclosure.exactly(0))
+            found.append(Pair(source, target, "averaged", Measure.of(reached, "")))
+    return tuple(found)
+
+
+def _with_bounds(
+    report: ModelReport,
+    bounds: tuple[Bound, ...],
+    lower: Measure | None,
+    reasons: tuple[str, ...],
+) -> ModelReport:
+    best = min(
+        bounds,
+        key=lambda bound: (-bound.measure.rigor, bound.measure.log10_upper),
+        default=None,
+    )
+    upper = best.measure if best is not None else Measure.of(Enclosure.unknown(), "")
+    why = [*reasons, *(best.reasons if best is not None else ())]
+    if best is not None and upper.is_finite:
+        if upper.rigor is not Rigor.PROVED:
+            why.append(f"the bound is {upper.rigor.label}, not proved")
+        if report.topology != Topology.STATED:
+            why.append("the layer graph is assumed, not stated by the file")
+    headline = Headline(
+        measure=replace(
+            upper,
+            lower=lower.lower if lower is not None else 0.0,
+            log10_lower=lower.log10_lower if lower is not None else -math.inf,
+        ),
+        certified=not why,
+        reasons=tuple(why),
+    )
+    return replace(report, bounds=bounds, bound=headline)

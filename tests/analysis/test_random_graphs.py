@@ -1,0 +1,156 @@
+"""Random graphs of all registered kinds: no slope that is found exceeds any method's bound.
+
+A graph is grown from the registry's own examples: what a node needs is made from earlier
+edges by dense layers and reshapes, results are joined by sums and concatenations. The forward
+pass is checked against onnxruntime elsewhere; derivatives are torch's.
+"""
+
+import math
+
+import pytest
+import torch
+
+import lipaudit
+from lipaudit.analysis import linear_parts, sampling
+from lipaudit.analysis.bounds import multipliers
+from lipaudit.graph.constant import Constant, computed
+from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.node import Edge, Graph, Node
+from lipaudit.layers.base import AbstractShapeReader, Example
+from lipaudit.layers.execution import run
+from lipaudit.layers.network import Network, build
+from tests.contracts.test_layers import CASES
+from tests.layers.runtime import layer_of
+
+INPUTS = 6
+GRAPHS = 240
+_ODD = {"If", "Loop", "Scan", "Range", "NonZero", "Compress", "RandomNormalLike"}
+
+
+def usable(example: Example) -> bool:
+    """Tell whether all signals are real and small."""
+    real = all(dtype.startswith("float") for dtype in example.dtypes)
+    small = sum(math.prod(shape) for shape in example.shapes) <= 80
+    reader = isinstance(layer_of(example), AbstractShapeReader)
+    return bool(example.shapes) and real and small and not reader and example.node.op not in _ODD
+
+
+EXAMPLES = [case.values[0] for case in CASES if usable(case.values[0])]
+
+
+class Grower:
+    """Grows one graph."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Constant] = {}
+        self.flat: dict[str, int] = {"x": INPUTS}
+        """Edges of shape (1, items) that can be read, with their items."""
+
+    def pick(self, count: int) -> int:
+        return int(torch.randint(0, count, (), generator=self.generator))
+
+    def constant(self, values: torch.Tensor) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants[name] = computed(name, values)
+        return name
+
+    def add(self, op: str, *inputs: str, items: int = 0, **attributes: int) -> str:
+        name = f"e{len(self.nodes)}"
+        self.nodes.append(Node(op, f"{op}_{name}", inputs, (name,), attributes))
+        if items:
+            self.flat[name] = items
+        return name
+
+    def dense(self, items: int) -> str:
+        """Make an edge of that many items from an earlier one."""
+        name = list(self.flat)[self.pick(len(self.flat))]
+        weight = torch.randn(self.flat[name], items, generator=self.generator)
+        stored = self.constant(weight / math.sqrt(self.flat[name]))
+        return self.add("MatMul", name, stored, items=items)
+
+    def op(self, example: Example) -> None:
+        """Feed one registered operation, and flatten what it yields."""
+        signals = [
+            self.add("Reshape", self.dense(math.prod(shape)), self.constant(torch.tensor(shape)))
+            for shape in example.shapes
+        ]
+        arriving = iter(signals)
+        inputs = []
+        for at, name in enumerate(example.node.inputs):
+            known = example.constants.get(at)
+            if known is not None:
+                inputs.append(self.constant(known))
+            else:
+                inputs.append(next(arriving) if name else "")
+        name = f"e{len(self.nodes)}"
+        outputs = (name, *(f"{name}_{at}" for at, _ in enumerate(example.node.outputs[1:])))
+        node = example.node
+        self.nodes.append(
+            Node(node.op, f"{node.op}_{name}", tuple(inputs), outputs, node.attributes, node.domain)
+        )
+        zeros = iter([torch.zeros(shape) for shape in example.shapes])
+        arguments = [
+            example.constants[at] if at in example.constants else next(zeros) if given else None
+            for at, given in enumerate(node.inputs)
+        ]
+        values = layer_of(example).forward(arguments)[0]
+        if not values.is_floating_point() or not values.numel():
+            return
+        self.add("Reshape", name, self.constant(torch.tensor([1, -1])), items=values.numel())
+
+    def graph(self) -> Graph:
+        """Join two late edges into the output."""
+        for _ in range(1 + self.pick(3)):
+            self.op(EXAMPLES[self.pick(len(EXAMPLES))])
+        late = list(self.flat)[-3:]
+        first, second = late[self.pick(len(late))], late[self.pick(len(late))]
+        if self.flat[first] == self.flat[second] and self.pick(2):
+            out = self.add("Add", first, second)
+        else:
+            out = self.add("Concat", first, second, axis=1)
+        inputs = (Edge("x", (1, INPUTS), "float32"),)
+        return Graph(tuple(self.nodes), self.constants, inputs, (Edge(out, None, "float32"),))
+
+
+def slopes(network: Network, span: float, seed: int) -> float:
+    """Return the largest Jacobian norm, or difference quotient where there is no derivative."""
+    generator = torch.Generator().manual_seed(seed)
+    (target,) = (edge.name for edge in network.graph.outputs)
+
+    def outcome(x: torch.Tensor) -> torch.Tensor:
+        return run(network, {"x": x.reshape(1, -1)}, torch.float64)[target].reshape(-1)
+
+    worst = 0.0
+    for _ in range(4):
+        x = (2 * torch.rand(INPUTS, generator=generator, dtype=torch.float64) - 1) * span
+        y = (2 * torch.rand(INPUTS, generator=generator, dtype=torch.float64) - 1) * span
+        quotient = float((outcome(x) - outcome(y)).norm() / (x - y).norm())
+        worst = max(worst, quotient if math.isfinite(quotient) else 0.0)
+        try:
+            rows = torch.autograd.functional.jacobian(outcome, x)  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            continue
+        if bool(torch.isfinite(rows).all()):
+            worst = max(worst, float(torch.linalg.matrix_norm(rows, 2)))
+    return worst
+
+
+@pytest.mark.parametrize("block", range(12))
+def test_no_slope_exceeds_any_bound(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr(sampling, "largest_jacobian", lambda *_, **__: None)
+    monkeypatch.setattr(multipliers, "_ROUNDS", 25)
+    monkeypatch.setattr(linear_parts, "FLOPS", 1e8)
+    finite = 0
+    for seed in range(block * GRAPHS // 12, (block + 1) * GRAPHS // 12):
+        graph = Grower(seed).graph()
+        model = Model("random", "test", (), {}, graph, Topology.STATED)
+        span = 2.0
+        report = lipaudit.bound(model, input_range=(-span, span)).models[0]
+        known = [bound for bound in report.bounds if bound.measure.is_finite]
+        finite += bool(known)
+        found = slopes(build(graph), span, seed)
+        for bound in known:
+            assert found <= bound.measure.upper * (1 + 1e-9), (seed, bound.method)
+    assert finite >= GRAPHS // 12 // 3
