@@ -35,7 +35,9 @@ def inspect(
     measured = layerwise.measure(network, compute, wish=wish, ties=model.ties, progress=progress)
     report = _report(model, known, network, measured)
     if wish is not None and wish.circular:
-        return replace(report, notes=(_AS_CIRCULAR, *report.notes))
+        report = replace(report, notes=(_AS_CIRCULAR, *report.notes))
+    if wish is not None and wish.only is not None and not measured:
+        report = replace(report, notes=(f"no layer is called {wish.only!r}", *report.notes))
     return report
 
 
@@ -134,7 +136,7 @@ def _report(
         input_shapes=dict(known.known),
         input_shape_source=known.source,
         topology=str(model.topology),
-        assumptions=model.assumptions,
+        assumptions=(*model.assumptions, *_padding_assumed(measured)),
         notes=(*model.notes, *known.notes, *_padded_apart(network)),
         alarms=model.alarms,
         layers=tuple(m.result for m in measured if isinstance(m.result, LayerResult)),
@@ -144,6 +146,18 @@ def _report(
             *(Skipped(u.name, u.kind, u.slug, u.reason) for u in model.unread),
         ),
     )
+
+
+def _padding_assumed(measured: tuple[Measured, ...]) -> tuple[str, ...]:
+    """State what a norm for every geometry leaves out: copies that other paddings make."""
+    unstated = [
+        item.result.name
+        for item in measured
+        if isinstance(item.result, LayerResult) and "geometry" in item.result.geometry
+    ]
+    if not unstated:
+        return ()
+    return ("convolutions pad with zeros or circularly, since the file does not say how they do",)
 
 
 def _padded_apart(network: Network) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from lipaudit.layers.registry import layer
 from lipaudit.layers.windows import Pads, Windows, same_pads
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.convolution import convolution
+from lipaudit.operators.correlation import with_zeros
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
 
 _CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
@@ -63,6 +64,14 @@ def _kernel(call: Call) -> Constant | None:
 
 def _is_unstated(call: Call) -> bool:
     return call.attribute("geometry", "stated") == "unstated"
+
+
+def _unstated() -> UnsupportedNode:
+    return UnsupportedNode(
+        "the file holds its kernel but not its stride, padding and groups, so that the input's "
+        "shape does not say what it makes; --model gives them",
+        slug="geometry",
+    )
 
 
 def _axes(value: Sequence[object]) -> str:
@@ -198,7 +207,7 @@ class Conv(AbstractLinearLayer):
     def forward(self, inputs: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
         """Pad, convolve, and add the bias."""
         if self.form is None:
-            raise ValueError("only the kernel of this convolution is known")
+            raise _unstated()
         return self.form.run(inputs)
 
     def weights(self) -> tuple[Constant, ...]:
@@ -291,22 +300,15 @@ class ConvTranspose(AbstractLinearLayer):
         """Spread the kernel over the output, cut the pads away, and add the bias."""
         x, kernel, bias = operand(inputs), operand(inputs, 1), optional(inputs, 2)
         if self.windows is None:
-            raise ValueError("only the kernel of this convolution is known")
+            raise _unstated()
         rank = len(self.windows.strides)
         if x.dim() != rank + 2:
             raise ValueError(f"a {rank}-D convolution needs {rank + 2} axes, not {x.dim()}")
         full = _TRANSPOSED[rank - 1](
             x, kernel, None, self.windows.strides, 0, 0, self.groups, self.windows.dilations
         )
-        pads = self._cut(tuple(x.shape[2:]))
-        flat = [
-            size
-            for (low, high), extra in zip(
-                reversed(pads), reversed(self.output_padding), strict=True
-            )
-            for size in (-low, extra - high)
-        ]
-        made = functional.pad(full, flat)
+        cut = zip(self._cut(tuple(x.shape[2:])), self.output_padding, strict=True)
+        made = with_zeros(full, tuple((-low, extra - high) for (low, high), extra in cut))
         return (made if bias is None else made + bias.reshape(-1, *(1,) * rank),)
 
     def weights(self) -> tuple[Constant, ...]:

@@ -62,7 +62,7 @@ def _explained(node: Node, inputs: Tensors, error: Exception) -> NotCertified | 
     return ShapeError(
         f"shapes break at node {node.name!r} ({node.op}) on inputs {seen}: {lines[0]}",
         slug="shape",
-        hint="give the input's shape with --input-shape",
+        hint="check the input's shape (--input-shape)",
     )
 
 

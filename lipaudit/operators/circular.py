@@ -11,11 +11,17 @@ import torch
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators.ascent import Peak, peak_at
+from lipaudit.operators.base import Shape
 from lipaudit.operators.batches import one_thread
 from lipaudit.operators.cells import Grid, GridBlocks
+from lipaudit.operators.geometry import ConvGeometry
 from lipaudit.operators.search import Search, crude_bound
 from lipaudit.operators.size_free import Supremum, supremum
+from lipaudit.operators.spectrum import Spectrum
+from lipaudit.operators.strided import polyphase
+from lipaudit.operators.support import completed
 from lipaudit.operators.symbol import Symbol
+from lipaudit.operators.torus_spectrum import OWN_FLOPS, STAND_IN_FLOPS, torus_spectrum
 
 EVERY_POINT = 200
 """On a grid of at most so many frequencies every one is tested, without a supremum first."""
@@ -49,6 +55,33 @@ def torus_norm(
             search.run(cells)
     upper = max(min(search.upper, above), search.peak.value)
     return Supremum(Enclosure.of(search.peak.value, upper, Rigor.PROVED), search.peak)
+
+
+def spectrum(
+    kernel: torch.Tensor,
+    geometry: ConvGeometry,
+    points: Shape,
+    compute: Compute,
+    *,
+    own: bool = False,
+) -> Spectrum | None:
+    """Return the spectrum on a torus of so many points; None when that is too much work.
+
+    It is the operator's `own`, or stands for it and says so.
+    """
+    sizes = tuple(n // s for n, s in zip(points, geometry.stride, strict=True))
+    with one_thread():
+        symbol = polyphase(kernel, geometry)
+    of, most = (
+        ("", OWN_FLOPS) if own else (f"circular {'x'.join(map(str, points))}", STAND_IN_FLOPS)
+    )
+    found = torus_spectrum(symbol, sizes, compute, of=of, most=most)
+    if found is None:
+        return None
+    # Phases that no tap acts on are no part of the symbol: zeros.
+    rows = kernel.shape[0] * math.prod(sizes)
+    columns = kernel.shape[1] * geometry.groups * math.prod(points)
+    return completed(found, *((columns, rows) if geometry.transposed else (rows, columns)), compute)
 
 
 def has_few_points(grid: Grid) -> bool:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NoReturn, final
 
+import numpy as np
 import torch
 
 from lipaudit.device import Compute
-from lipaudit.enclosure import Enclosure
+from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import ShapeError
-from lipaudit.operators import dense, krylov, leading, padded
+from lipaudit.operators import circular, dense, krylov, leading, padded, support
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
 from lipaudit.operators.batches import one_thread
 from lipaudit.operators.certify import check_finite
@@ -24,14 +25,16 @@ from lipaudit.operators.scaled import ScaledOperator
 from lipaudit.operators.scaling import normalised
 from lipaudit.operators.size_free import supremum
 from lipaudit.operators.spectrum import Leading, Spectrum
-from lipaudit.operators.strided import polyphase, reduced
-from lipaudit.operators.torus_spectrum import OWN_FLOPS, STAND_IN_FLOPS, torus_spectrum
+from lipaudit.operators.strided import reduced
+from lipaudit.operators.symbol import Symbol
 
 _DENSE_SIDE = 1600
 _DENSE_ENTRIES = 1 << 23
 _DENSE_FLOPS = 2e11
 """The real operator is written out as a matrix when its smaller side, its entries and the work
 of decomposing it stay below these: about two seconds and 64 MB."""
+_PAD_ROOM = {PaddingMode.CIRCULAR: 0, PaddingMode.REFLECT: -1}
+"""By how much the padding of one side may exceed the size (as torch demands)."""
 _REFERENCE_SIZES = (16, 8)
 """Points an axis of the torus that stands for all sizes when ranks are asked without a size."""
 
@@ -52,13 +55,32 @@ def convolution(
         )
     with one_thread():
         check_finite(kernel)
+    if in_shape is not None and geometry.stated:
+        stated = Correlation(kernel, geometry, in_shape)
+        _check_padding(stated)
+        return _sized(stated, compute)
+    with one_thread():
         moderate, factor = normalised(kernel)
-    inner: AbstractLinearOperator
-    if in_shape is None or not geometry.stated:
-        inner = SizeFreeConvolution(moderate, geometry, compute)
-    else:
-        inner = SizedConvolution(Correlation(moderate, geometry, in_shape), compute)
+    inner = SizeFreeConvolution(moderate, geometry, compute)
     return inner if factor == 1.0 else ScaledOperator(inner, factor)
+
+
+def _sized(stated: Correlation, compute: Compute) -> AbstractLinearOperator:
+    with one_thread():
+        conv = support.live(stated)
+        moderate, factor = normalised(conv.kernel)
+    inner = SizedConvolution(replace(conv, kernel=moderate), compute, stated, factor)
+    return inner if factor == 1.0 else ScaledOperator(inner, factor)
+
+
+def _check_padding(conv: Correlation) -> None:
+    """Refuse what torch refuses: a padding that shows more than the input once more."""
+    mode, g = conv.geometry.mode, conv.geometry
+    room = _PAD_ROOM.get(mode, math.inf)
+    if any(max(pad) > n + room for n, pad in zip(conv.wide, g.padding, strict=True)):
+        raise ShapeError(
+            f"{mode.value} padding does not fit an input of {_by(conv.wide)}", slug="shape"
+        )
 
 
 def as_circular(operator: AbstractLinearOperator) -> AbstractLinearOperator:
@@ -68,26 +90,37 @@ def as_circular(operator: AbstractLinearOperator) -> AbstractLinearOperator:
     every size at once, whose supremum is that of all tori, are returned as they are.
     """
     if isinstance(operator, ScaledOperator):
-        return replace(operator, inner=as_circular(operator.inner))
+        # A sized convolution knows its own scale.
+        inner = as_circular(operator.inner)
+        sized = isinstance(operator.inner, SizedConvolution)
+        return inner if sized else replace(operator, inner=inner)
     if isinstance(operator, SizeFreeConvolution):
         return replace(operator, geometry=replace(operator.geometry, mode=PaddingMode.ZEROS))
     if not isinstance(operator, SizedConvolution):
         return operator
-    conv = operator.conv
+    conv = operator.stated
     for n, s in zip(conv.in_shape[1:], conv.geometry.stride, strict=True):
         if n % s and not conv.geometry.transposed:
             raise ShapeError(
                 f"a stride of {s} does not divide {n}: there is no circular convolution",
                 slug="circular",
             )
+    # Where a kernel goes around more than once, it meets the same pixels again.
+    points = conv.in_shape[1:]
+    if conv.geometry.transposed:
+        points = tuple(n * s for n, s in zip(points, conv.geometry.stride, strict=True))
+    dilation = tuple((d - 1) % n + 1 for d, n in zip(conv.geometry.dilation, points, strict=True))
+    sizes = conv.kernel.shape[2:]
+    reach = tuple(d * (k - 1) for d, k in zip(dilation, sizes, strict=True))
     wrapped = replace(
         conv.geometry,
         mode=PaddingMode.CIRCULAR,
-        padding=tuple((reach // 2, reach - reach // 2) for reach in conv.reach),
+        padding=tuple((r // 2, r - r // 2) for r in reach),
+        dilation=dilation,
         # A transposed one then makes exactly stride times as many points.
         output_padding=tuple(s - 1 for s in conv.geometry.stride),
     )
-    return SizedConvolution(replace(conv, geometry=wrapped), operator.compute)
+    return _sized(replace(conv, geometry=wrapped), operator.compute)
 
 
 def reshaped_norm(kernel: torch.Tensor, *, transposed: bool) -> float:
@@ -140,9 +173,9 @@ class SizeFreeConvolution(AbstractLinearOperator):
             return Norm(Enclosure.exactly(0), "zero kernel")
         if not self.geometry.stated:
             widest = reduced(self.kernel, ConvGeometry.unstated(self.geometry.rank))
-            found = supremum(widest, self.compute).enclosure
-            return Norm(found.without_lower(), "sup over frequencies, any geometry")
-        found = supremum(reduced(self.kernel, self.geometry), self.compute).enclosure
+            found = _everywhere(widest, self.compute)
+            return Norm(found.without_lower(), "sup over frequencies, any zero or circular padding")
+        found = _everywhere(reduced(self.kernel, self.geometry), self.compute)
         if self.geometry.mode is PaddingMode.ZEROS:
             return Norm(found, "sup over frequencies, any input size")
         # Large inputs are mostly interior, so the lower end stands for every padding mode.
@@ -154,14 +187,11 @@ class SizeFreeConvolution(AbstractLinearOperator):
         """Return the spectrum on a small torus, None when even that is too much work."""
         if not self.compute.full_spectra or not self.kernel.numel():
             return None
-        symbol = polyphase(self.kernel, self.geometry)
         for size in _REFERENCE_SIZES:
             points = self._reference(size)
-            sizes = tuple(n // s for n, s in zip(points, self.geometry.stride, strict=True))
-            of = f"circular {_by(points)}"
-            spectrum = torus_spectrum(symbol, sizes, self.compute, of=of, most=STAND_IN_FLOPS)
+            spectrum = circular.spectrum(self.kernel, self.geometry, points, self.compute)
             if spectrum is not None:
-                return _turned(spectrum, self.geometry)
+                return spectrum
         return None
 
     def _reference(self, size: int) -> Shape:
@@ -189,7 +219,12 @@ class SizedConvolution(AbstractLinearOperator):
     """A convolution on inputs of one size, with its own padding mode, stride and groups."""
 
     conv: Correlation
+    """Without taps that never touch data (`support`), and of moderate size."""
     compute: Compute
+    stated: Correlation
+    """As it was given: in its own scale, with all of its taps."""
+    factor: float
+    """What a `ScaledOperator` around this one multiplies by, to come to the scale of `stated`."""
 
     @property
     def in_shape(self) -> Shape:
@@ -222,12 +257,13 @@ class SizedConvolution(AbstractLinearOperator):
         is_own = self._spectrum is not None and not self._spectrum.of
         if not self.compute.full_spectra or is_own or not bool(self.conv.kernel.any()):
             return None
+        core = self._core
         return leading.leading(
-            lambda x: self.conv.apply(x.unsqueeze(0)).squeeze(0),
-            lambda y: self.conv.adjoint(y.unsqueeze(0)).squeeze(0),
-            krylov.scrambled(self.in_shape, self.conv.kernel.device),
-            doubt=padded.apply_doubt(self.conv),
-            flops_each=2.0 * self.conv.multiplications,
+            lambda x: core.apply(x.unsqueeze(0)).squeeze(0),
+            lambda y: core.adjoint(y.unsqueeze(0)).squeeze(0),
+            krylov.scrambled(core.in_shape, core.kernel.device),
+            doubt=padded.apply_doubt(core),
+            flops_each=2.0 * core.multiplications,
             max_memory=self.compute.max_memory,
         )
 
@@ -235,33 +271,47 @@ class SizedConvolution(AbstractLinearOperator):
     def _spectrum(self) -> Spectrum | None:
         if not self.compute.full_spectra or not self.conv.kernel.numel():
             return None
+        shape = math.prod(self.out_shape), math.prod(self.in_shape)
+        if not bool(self.conv.kernel.any()):
+            nothing = Spectrum(np.zeros(0), 0, 0, Rigor.PROVED, 0.0, "zero operator")
+            return support.completed(nothing, *shape, self.compute)
         if self._is_torus or self._exact is None:
             points = tuple(map(_multiple, self.conv.wide, self.conv.geometry.stride))
-            of = "" if self._is_torus else f"circular {_by(points)}"
-            sizes = tuple(n // s for n, s in zip(points, self.conv.geometry.stride, strict=True))
-            with one_thread():
-                symbol = polyphase(self.conv.kernel, self.conv.geometry)
-            most = OWN_FLOPS if self._is_torus else STAND_IN_FLOPS
-            spectrum = torus_spectrum(symbol, sizes, self.compute, of=of, most=most)
-            return spectrum and _turned(spectrum, self.conv.geometry)
-        return self._exact.spectrum
+            kernel, geometry = self.conv.kernel, self.conv.geometry
+            return circular.spectrum(kernel, geometry, points, self.compute, own=self._is_torus)
+        if self._exact.spectrum is None:
+            return None
+        times = math.prod(self._core.narrow) if self._is_apart else 1
+        return support.completed(self._exact.spectrum, *shape, self.compute, times=times)
 
     def frobenius(self) -> float:
         """See `AbstractLinearOperator.frobenius`."""
-        return self.conv.frobenius()
+        return self._core.frobenius()
 
     def reshaped_norm(self) -> float:
         """See `AbstractLinearOperator.reshaped_norm`."""
-        return reshaped_norm(self.conv.kernel, transposed=self.conv.geometry.transposed)
+        transposed = self.stated.geometry.transposed
+        return reshaped_norm(self.stated.kernel, transposed=transposed) / self.factor
 
     @property
     def _is_torus(self) -> bool:
-        return padded.is_torus(self.conv)
+        return padded.is_torus(self.conv) and not self._is_apart
+
+    @property
+    def _is_apart(self) -> bool:
+        return support.is_apart(self._core)
+
+    @cached_property
+    def _core(self) -> Correlation:
+        """The map without what is zero for certain: the same singular values, but for zeros."""
+        return support.core(self.conv)
 
     @cached_property
     def _exact(self) -> dense.Measured | None:
-        """What the matrix of the operator says; None when it is too large to write out."""
-        blocks, rows, columns = self.conv.block_shape
+        """What the matrix of the core, or of one window, says; None when it is too large."""
+        if self._is_apart:
+            return dense.measure(_as_matrices(self._core), self.compute)
+        blocks, rows, columns = self._core.block_shape
         entries, side = blocks * rows * columns, min(rows, columns)
         work = dense.FLOPS_PER_ENTRY * entries * side
         small = side <= _DENSE_SIDE and entries <= _DENSE_ENTRIES and work <= _DENSE_FLOPS
@@ -270,26 +320,35 @@ class SizedConvolution(AbstractLinearOperator):
             or dense.SVD_COPIES * 8 * entries > self.compute.max_memory
         ):
             return None
-        return dense.measure(self.conv.matrix(), self.compute, self.conv.matrix_error)
+        return dense.measure(self._core.matrix(), self.compute, self._core.matrix_error)
 
     @cached_property
     def _norm(self) -> Norm:
         size = f"{self.conv.geometry.mode.value}-padded {_by(self.conv.wide)}"
         size = size.replace("zeros", "zero")
         if not bool(self.conv.kernel.any()):
-            return Norm(Enclosure.exactly(0), "zero kernel")
+            why = "no tap ever touches data" if bool(self.stated.kernel.any()) else "zero kernel"
+            return Norm(Enclosure.exactly(0), why)
         if self._is_torus:
             return padded.on_torus(self.conv, self.compute)
         if self._exact is not None:
-            return Norm(self._exact.norm.enclosure, f"{size}, exact matrix")
-        return padded.bounded(self.conv, self.compute, size)
+            how = "one matrix at every window" if self._is_apart else "exact matrix"
+            return Norm(self._exact.norm.enclosure, f"{size}, {how}")
+        return padded.bounded(self._core, self.compute, size)
 
 
-def _turned(spectrum: Spectrum, geometry: ConvGeometry) -> Spectrum:
-    """Return the spectrum of a plain convolution as that of the operator it describes."""
-    if not geometry.transposed:
-        return spectrum
-    return replace(spectrum, rows=spectrum.columns, columns=spectrum.rows)
+def _as_matrices(conv: Correlation) -> torch.Tensor:
+    """Return what one window does, as a stack of matrices, one a group."""
+    groups, outputs = conv.geometry.groups, conv.kernel.shape[0]
+    return conv.kernel.reshape(groups, outputs // groups, -1)
+
+
+def _everywhere(symbol: Symbol, compute: Compute) -> Enclosure:
+    """Enclose sup_θ ‖P(θ)‖."""
+    if len(symbol.offsets) > 1:
+        return supremum(symbol, compute).enclosure
+    # P(θ) is a number of modulus 1 times one matrix.
+    return dense.measure(symbol.taps[0], replace(compute, full_spectra=False)).norm.enclosure
 
 
 def _no_size(signal: torch.Tensor) -> ShapeError:

@@ -5,6 +5,7 @@ window reads under each padding mode, the map and its adjoint, and its matrix.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, final
@@ -21,22 +22,14 @@ from lipaudit.operators.geometry import ConvGeometry, PaddingMode
 
 _CONV = (functional.conv1d, functional.conv2d, functional.conv3d)
 _SPREAD = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)
-_TORCH_PAD = {
-    PaddingMode.ZEROS: "constant",
-    PaddingMode.CIRCULAR: "circular",
-    PaddingMode.REFLECT: "reflect",
-    PaddingMode.REPLICATE: "replicate",
-}
-_NumpyPad = Literal["wrap", "reflect", "edge"]
+_TORCH_PAD = {PaddingMode.REFLECT: "reflect", PaddingMode.REPLICATE: "replicate"}
+_NumpyPad = Literal["reflect", "edge"]
 _NUMPY_PAD: dict[PaddingMode, _NumpyPad] = {
-    PaddingMode.CIRCULAR: "wrap",
     PaddingMode.REFLECT: "reflect",
     PaddingMode.REPLICATE: "edge",
 }
-_PAD_ROOM = {PaddingMode.CIRCULAR: 0, PaddingMode.REFLECT: 1}
-"""By how much the padding of one side must stay below the size (as torch demands)."""
-_IDENTITY_CHUNK = 1 << 24
-"""Items of the identity that are pushed through at a time."""
+_COLUMNS_BYTES = 1 << 28
+"""Work space of one call of torch's convolution, which writes every window out as a column."""
 
 
 @final
@@ -66,16 +59,6 @@ class Correlation:
             raise ShapeError(
                 f"kernel {'x'.join(map(str, self.kernel.shape[2:]))} does not fit an input of "
                 f"{'x'.join(map(str, self.in_shape[1:]))}",
-                slug="shape",
-            )
-
-        mode = self.geometry.mode
-        if mode in _PAD_ROOM and any(
-            max(pad) > n - _PAD_ROOM[mode]
-            for n, pad in zip(self.wide, self.geometry.padding, strict=True)
-        ):
-            raise ShapeError(
-                f"{mode.value} padding does not fit an input of {'x'.join(map(str, self.wide))}",
                 slug="shape",
             )
 
@@ -151,31 +134,60 @@ class Correlation:
 
     def _gather(self, x: torch.Tensor) -> torch.Tensor:
         g = self.geometry
-        y = _CONV[g.rank - 1](x, self.kernel, None, g.stride, 0, g.dilation, g.groups)
-        # Output padding beyond the stride makes room for windows that no input belongs to.
-        for axis, n in enumerate(self.narrow, start=2):
-            y = y.narrow(axis, 0, n)
-        return y
+        parts = []
+        for first, count in self._strips(len(x)):
+            seen = x.narrow(2, g.stride[0] * first, self._span(count))
+            y = _CONV[g.rank - 1](seen, self.kernel, None, g.stride, 0, g.dilation, g.groups)
+            # Output padding beyond the stride makes room for windows that no input belongs to.
+            for axis, n in enumerate(self.narrow[1:], start=3):
+                y = y.narrow(axis, 0, n)
+            parts.append(y)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
     def _spread(self, y: torch.Tensor) -> torch.Tensor:
         """Apply the adjoint of `_gather`, onto the padded sizes."""
         g = self.geometry
-        x = _SPREAD[g.rank - 1](y, self.kernel, None, g.stride, 0, 0, g.groups, g.dilation)
-        missing = [n - have for n, have in zip(self.padded, x.shape[2:], strict=True)]
-        return functional.pad(x, [size for m in reversed(missing) for size in (0, m)])
+        whole = y.new_zeros((len(y), self.wide_channels, *self.padded))
+        for first, count in self._strips(len(y)):
+            strip = y.narrow(2, first, count)
+            part = _SPREAD[g.rank - 1](
+                strip, self.kernel, None, g.stride, 0, 0, g.groups, g.dilation
+            )
+            place = whole.narrow(2, g.stride[0] * first, self._span(count))
+            for axis, n in enumerate(part.shape[3:], start=3):
+                place = place.narrow(axis, 0, n)
+            place += part
+        return whole
+
+    def _strips(self, batch: int) -> Iterator[tuple[int, int]]:
+        """Yield first and count of the windows of the first axis that are worked on together."""
+        columns = 8 * batch * math.prod(self.kernel.shape[1:]) * math.prod(self.narrow[1:])
+        step = max(1, _COLUMNS_BYTES // max(1, columns))
+        for first in range(0, self.narrow[0], step):
+            yield first, min(step, self.narrow[0] - first)
+
+    def _span(self, windows: int) -> int:
+        """Return how many pixels so many windows of the first axis reach over."""
+        return self.geometry.stride[0] * (windows - 1) + self.reach[0] + 1
 
     def _pad(self, x: torch.Tensor) -> torch.Tensor:
-        # functional.pad counts axes from the last; negative sizes cut.
-        flat = [size for pad in reversed(self.geometry.padding) for size in pad]
-        if not any(flat):
+        if not any(any(pad) for pad in self.geometry.padding):
             return x
+        if self.geometry.mode is PaddingMode.ZEROS:
+            return with_zeros(x, self.geometry.padding)
+        if self.geometry.mode is PaddingMode.CIRCULAR:
+            # torch's own goes around once at most.
+            for axis in range(self.geometry.rank):
+                x = x.index_select(2 + axis, torch.from_numpy(self.sources(axis)).to(x.device))
+            return x
+        # functional.pad counts axes from the last.
+        flat = [size for pad in reversed(self.geometry.padding) for size in pad]
         return functional.pad(x, flat, mode=_TORCH_PAD[self.geometry.mode])
 
     def _unpad(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the adjoint of `_pad`: cut zeros away, add copies up."""
-        flat = [-size for pad in reversed(self.geometry.padding) for size in pad]
         if self.geometry.mode is PaddingMode.ZEROS:
-            return functional.pad(x, flat)
+            return with_zeros(x, tuple((-low, -high) for low, high in self.geometry.padding))
         with torch.inference_mode(mode=False), torch.enable_grad():
             inner = torch.zeros(
                 (*x.shape[:2], *self.wide), dtype=x.dtype, device=x.device, requires_grad=True
@@ -185,35 +197,47 @@ class Correlation:
 
     def sources(self, axis: int) -> npt.NDArray[np.int64]:
         """Return which pixel each position of the padded axis shows, -1 for a zero."""
-        low, high = self.geometry.padding[axis]
-        line = np.arange(self.wide[axis])
-        line = line[max(0, -low) : len(line) - max(0, -high)]
-        pads = (max(0, low), max(0, high))
+        (low, high), size = self.geometry.padding[axis], self.wide[axis]
+        line = np.arange(self.padded[axis]) - low
         if self.geometry.mode is PaddingMode.ZEROS:
-            return np.pad(line, pads, constant_values=-1)
-        return np.pad(line, pads, mode=_NUMPY_PAD[self.geometry.mode])
+            return np.where((line >= 0) & (line < size), line, -1)
+        if self.geometry.mode is PaddingMode.CIRCULAR:
+            return line % size
+        line = np.arange(size)[max(0, -low) : size - max(0, -high)]
+        return np.pad(line, (max(0, low), max(0, high)), mode=_NUMPY_PAD[self.geometry.mode])
+
+    def _seen(self, axis: int) -> npt.NDArray[np.int64]:
+        """Return which pixel stands before each tap of one axis in each window, (windows, taps)."""
+        starts = np.arange(self.narrow[axis]) * self.geometry.stride[axis]
+        taps = np.arange(self.kernel.shape[2 + axis]) * self.geometry.dilation[axis]
+        seen: npt.NDArray[np.int64] = self.sources(axis)[starts[:, None] + taps[None, :]]
+        return seen
 
     @cached_property
     def copies(self) -> int:
         """Count how often padding shows the same pixel at most: ‖pad‖² exactly."""
         lines = (self.sources(axis) for axis in range(self.geometry.rank))
-        return math.prod(int(np.bincount(line[line >= 0]).max()) for line in lines)
+        return math.prod(int(np.bincount(line[line >= 0]).max(initial=0)) for line in lines)
 
     def frobenius(self) -> float:
         """Return √Σσ² of the map: Σ <K_p, K_q> over taps p, q that read the same pixel."""
+        flat = self.kernel.reshape(-1, math.prod(self.kernel.shape[2:]))
+        if self.geometry.mode is PaddingMode.ZEROS:
+            # No two taps of a window read one pixel.
+            counts = torch.ones(1, dtype=torch.float64)
+            for axis in range(self.geometry.rank):
+                counts = torch.kron(counts, torch.from_numpy((self._seen(axis) >= 0).sum(0) * 1.0))
+            return math.sqrt(float((flat.square().sum(0).cpu() * counts).sum()))
         shared = self._shared(0)
         for axis in range(1, self.geometry.rank):
             shared = torch.kron(shared, self._shared(axis))
-        flat = self.kernel.reshape(-1, shared.shape[0])
         return math.sqrt(max(0.0, float(((flat.mT @ flat).cpu() * shared).sum())))
 
     def _shared(self, axis: int) -> torch.Tensor:
         """Count the windows in which two taps of one axis read the same pixel, for every pair."""
-        starts = np.arange(self.narrow[axis]) * self.geometry.stride[axis]
-        taps = np.arange(self.kernel.shape[2 + axis]) * self.geometry.dilation[axis]
-        seen = self.sources(axis)[starts[:, None] + taps[None, :]]
-        same = (seen[:, :, None] == seen[:, None, :]) & (seen[:, :, None] >= 0)
-        return torch.from_numpy(same).sum(0).to(torch.float64)
+        seen = self._seen(axis)
+        counts = [(seen == tap[:, None]).sum(0) for tap in seen.T]
+        return torch.from_numpy(np.stack(counts)).to(torch.float64)
 
     @property
     def block_shape(self) -> tuple[int, int, int]:
@@ -223,21 +247,35 @@ class Correlation:
         return groups, rows // groups, columns // groups
 
     def matrix(self) -> torch.Tensor:
-        """Return the map as a stack of matrices, one a group, by pushing the identity through."""
+        """Return the map as a stack of matrices, one a group, written tap by tap."""
         groups, rows, columns = self.block_shape
-        channels = self.in_shape[0] // groups
-        result = self.kernel.new_empty(groups, rows, columns)
-        step = max(1, _IDENTITY_CHUNK // (groups * columns))
-        for first in range(0, columns, step):
-            count = min(step, columns - first)
-            unit = self.kernel.new_zeros(count, columns)
-            unit[torch.arange(count), torch.arange(first, first + count)] = 1.0
-            x = unit.reshape(count, channels, *self.in_shape[1:])
-            image = self.apply(x.repeat(1, groups, *(1,) * self.geometry.rank))
-            result[:, :, first : first + count] = image.reshape(count, groups, rows).permute(
-                1, 2, 0
-            )
-        return result
+        rank, outputs = self.geometry.rank, self.kernel.shape[0] // groups
+        # (group, output, input) stay; one after the other each axis of taps becomes two, of
+        # windows and of pixels. Those that shrink the most go first.
+        growth = [
+            m * n / k for m, n, k in zip(self.narrow, self.wide, self.kernel.shape[2:], strict=True)
+        ]
+        made = self.kernel.reshape(-1, *self.kernel.shape[2:])
+        for axis in sorted(range(rank), key=growth.__getitem__):
+            made = self._written(made, axis)
+        sizes = (size for pair in zip(self.narrow, self.wide, strict=True) for size in pair)
+        made = made.reshape(groups, outputs, self.kernel.shape[1], *sizes)
+        narrow = (1, *range(3, 3 + 2 * rank, 2))
+        wide = (2, *range(4, 4 + 2 * rank, 2))
+        order = (*wide, *narrow) if self.geometry.transposed else (*narrow, *wide)
+        return made.permute(0, *order).reshape(groups, rows, columns)
+
+    def _written(self, kernels: torch.Tensor, axis: int) -> torch.Tensor:
+        """Return kernels with one axis of taps written out as a matrix (windows, pixels)."""
+        before, after = kernels.shape[: 1 + axis], kernels.shape[2 + axis :]
+        kernels = kernels.reshape(math.prod(before), -1, math.prod(after))
+        seen = torch.from_numpy(self._seen(axis)).to(kernels.device)
+        shape = (len(kernels), self.narrow[axis], self.wide[axis], kernels.shape[2])
+        made = kernels.new_zeros(shape)
+        for tap in range(kernels.shape[1]):
+            (windows,) = torch.nonzero(seen[:, tap] >= 0, as_tuple=True)
+            made[:, windows, seen[windows, tap]] += kernels[:, tap, None]
+        return made.reshape(*before, -1, *after)
 
     @property
     def matrix_error(self) -> float:
@@ -252,3 +290,13 @@ class Correlation:
         size = float(torch.linalg.vector_norm(self.kernel)) * (1.0 + gamma(self.kernel.numel() + 8))
         windows = math.prod(self.narrow)
         return gamma(taps + 1) * math.sqrt(taps * windows) * size * ROOM + UNDERFLOW
+
+
+def with_zeros(x: torch.Tensor, pads: tuple[tuple[int, int], ...]) -> torch.Tensor:
+    """Return a batch with zeros around; negative sizes cut, also what zeros were added."""
+    # functional.pad counts axes from the last.
+    x = functional.pad(x, [max(size, 0) for pad in reversed(pads) for size in pad])
+    for axis, (low, high) in enumerate(pads, start=2):
+        first, last = max(-low, 0), x.shape[axis] - max(-high, 0)
+        x = x.narrow(axis, first, last - first)
+    return x

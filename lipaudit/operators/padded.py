@@ -27,7 +27,7 @@ from lipaudit.operators.certify import ROOM, UNDERFLOW, gamma
 from lipaudit.operators.correlation import Correlation
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
 from lipaudit.operators.size_free import Supremum, supremum
-from lipaudit.operators.strided import polyphase, reduced
+from lipaudit.operators.strided import phases, polyphase, reduced
 
 _GAIN = 5e-4
 """A torus on which the norm can be at most that much below the supremum is not looked at."""
@@ -61,23 +61,15 @@ def on_torus(conv: Correlation, compute: Compute) -> Norm:
 
 def bounded(conv: Correlation, compute: Compute, name: str) -> Norm:
     """Enclose the norm between a quotient of the operator and the least of the true bounds."""
-    if conv.geometry.mode is PaddingMode.ZEROS and not _is_pointwise(conv):
+    if conv.geometry.mode is PaddingMode.ZEROS:
         best, why = _compression(conv, compute)
         upper = best.enclosure
     else:
         best = supremum(reduced(conv.kernel, conv.geometry), compute)
-        if _is_pointwise(conv):
-            return Norm(best.enclosure, f"{name}, one matrix at every pixel")
         upper, why = _with_copies(conv, best.enclosure, compute)
     lower = Enclosure.exactly(_quotient(conv, best.peak, compute))
     method = f"{name} <= {why}"
     return Norm(Enclosure(min(lower.lo, upper.hi), upper.hi, upper.rigor), method)
-
-
-def _is_pointwise(conv: Correlation) -> bool:
-    """Tell whether every output is one and the same matrix applied to one pixel: 1x1 kernels."""
-    unpadded = all(low == high == 0 for low, high in conv.geometry.padding)
-    return unpadded and all(size == 1 for size in conv.kernel.shape[2:])
 
 
 def size_free(
@@ -212,18 +204,24 @@ def _wave(conv: Correlation, peak: Peak) -> torch.Tensor:
         return krylov.scrambled(conv.in_shape, conv.kernel.device)
     channels = conv.wide_channels // g.groups
     wave = torch.zeros((conv.wide_channels, *conv.wide), dtype=torch.float64)
-    amplitudes = peak.vector.reshape(*g.stride, channels)
+    sizes = conv.kernel.shape[2:]
+    read = [len(phases(k, s, 1)) for k, s in zip(sizes, g.stride, strict=True)]
+    amplitudes = peak.vector.reshape(*read, channels)
     phase = torch.ones((), dtype=torch.complex128)
     index: list[torch.Tensor] = []
     for axis, n in enumerate(conv.wide):
-        position = torch.arange(n)
+        # Windows start at multiples of the stride after the padding.
+        position = torch.arange(n) + g.padding[axis][0]
         angle = 2.0 * math.pi * float(peak.turns[axis])
-        fading = torch.sin(math.pi * (position + 1) / (n + 1)).to(torch.float64)
-        line = torch.polar(fading, angle * (position // g.stride[axis]).to(torch.float64))
+        fading = torch.sin(math.pi * torch.arange(1, n + 1) / (n + 1)).to(torch.float64)
+        step, within = position // g.stride[axis], position % g.stride[axis]
+        # Taps side by side read the first phases.
+        fading = torch.where(within < read[axis], fading, 0.0)
+        line = torch.polar(fading, angle * step.to(torch.float64))
         view = [1] * g.rank
         view[axis] = n
         phase = phase * line.reshape(view)
-        index.append((position % g.stride[axis]).reshape(view))
+        index.append(within.clamp(max=read[axis] - 1).reshape(view))
     spread = amplitudes[tuple(index)].movedim(-1, 0) * phase
     first = peak.group * channels
     wave[first : first + channels] = spread.real

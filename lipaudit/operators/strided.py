@@ -2,7 +2,8 @@
 
 A convolution of stride s is one of stride 1 after space-to-depth, which moves the s positions
 of a block into channels and changes no norm. In terms of taps: the tap at position q acts on
-phase q mod s at offset q div s.
+phase q mod s at offset q div s. Phases that no tap acts on are columns of zeros, and left out: a
+1x1 kernel has one phase whatever its stride.
 
 Dilation d spreads the taps; with a stride s and g = gcd(s, d) only every g-th phase is ever
 touched, and P(θ) becomes D(θ)·Q(d/g·θ) with a diagonal unitary D and the symbol Q of the
@@ -21,7 +22,8 @@ from lipaudit.operators.symbol import Offset, Symbol
 def polyphase(kernel: torch.Tensor, geometry: ConvGeometry) -> Symbol:
     """Return the symbol of the convolution itself, strided and dilated.
 
-    Its frequencies are those of the output grid; columns are ordered by phase, then channel.
+    Its frequencies are those of the output grid; columns are ordered by phase (`phases`, the
+    last axis fastest), then channel.
     """
     return _split(kernel, geometry.groups, geometry.stride, geometry.dilation)
 
@@ -34,21 +36,27 @@ def reduced(kernel: torch.Tensor, geometry: ConvGeometry) -> Symbol:
     return _split(kernel, geometry.groups, strides, (1,) * geometry.rank)
 
 
+def phases(size: int, stride: int, dilation: int) -> tuple[int, ...]:
+    """Return which phases of a stride the taps of one axis act on, lowest first."""
+    return tuple(sorted({tap * dilation % stride for tap in range(size)}))
+
+
 def _split(
     kernel: torch.Tensor, groups: int, stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Symbol:
     out, inner, *size = kernel.shape
-    phases = math.prod(stride)
+    read = tuple(map(phases, size, stride, dilation))
     grouped = kernel.reshape(groups, out // groups, inner, *size)
     taps: dict[Offset, torch.Tensor] = {}
     for index, position in enumerate(product(*map(range, size))):
         spread = [p * d for p, d in zip(position, dilation, strict=True)]
         offset = tuple(q // s for q, s in zip(spread, stride, strict=True))
         phase = 0
-        for q, s in zip(spread, stride, strict=True):
-            phase = phase * s + q % s
+        for q, s, known in zip(spread, stride, read, strict=True):
+            phase = phase * len(known) + known.index(q % s)
         if offset not in taps:
-            taps[offset] = kernel.new_zeros(groups, out // groups, phases * inner)
+            width = math.prod(map(len, read)) * inner
+            taps[offset] = kernel.new_zeros(groups, out // groups, width)
         columns = slice(phase * inner, (phase + 1) * inner)
         taps[offset][:, :, columns] = grouped.flatten(3)[..., index]
     # Taps without weight only widen the support.

@@ -17,6 +17,7 @@ from typing import final
 
 import torch
 
+from lipaudit.errors import NotCertified
 from lipaudit.operators.certify import (
     ROOM,
     SQRT2,
@@ -128,12 +129,18 @@ def roots(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cos and sin of 2π·(m·o)/period: (frequencies, offsets), the argument exact.
 
-    Integer arithmetic stays below 2^62: frequencies and period are below 2^41, offsets are
-    reduced modulo the period and summed over at most 8 axes.
+    Frequencies lie in [0, period); offsets beyond half a period are reduced to that at most.
+    Raise `NotCertified` where their products might still exceed 64 bits.
     """
-    if period > 1 << 41:
-        raise ValueError(f"period {period} is too long for exact arguments")
-    steps = torch.tensor(offsets, dtype=torch.int64, device=frequencies.device)
+    steps = torch.tensor(offsets, dtype=torch.int64)
+    longest = int(steps.abs().max()) if steps.numel() else 0
+    if longest > period // 2:
+        steps, longest = (steps + period // 2) % period - period // 2, period // 2
+    if period > 1 << 53 or period * (longest + 1) > 1 << 62:
+        raise NotCertified(
+            f"frequencies of {period} steps a turn are too fine for exact arguments", slug="shape"
+        )
+    steps = steps.to(frequencies.device)
     turns = torch.zeros(
         (frequencies.shape[0], steps.shape[0]), dtype=torch.int64, device=frequencies.device
     )

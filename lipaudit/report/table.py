@@ -132,12 +132,13 @@ def _draw_layers(page: Page, model: ModelReport, choice: Choice) -> None:
     _draw_legend(page, [layer.norm for layer in model.layers])
     if any(layer.spectrum and layer.spectrum.rigor < Rigor.PROVED for layer in layers):
         page.say("some ranks rest on values that are computed, not proved; --svd proves them")
-    stand_ins = {layer.spectrum.of for layer in layers if layer.spectrum and layer.spectrum.of}
-    for stand_in in sorted(stand_ins):
-        way = (
-            "the real one is too large" if model.input_shapes else "give --input-shape for the real"
-        )
-        page.say(f"ranks are of the {safe(stand_in)} operator ({way})")
+    for text in model.assumptions:
+        page.say(f"assumed: {safe(text)}")
+    for layer in layers:
+        if layer.tied_with:
+            page.say(f"{short(layer.name)} has the weight of {short(layer.tied_with)}")
+    for line in sorted({_stand_in(model, layer) for layer in layers} - {""}):
+        page.say(line)
     if any(layer.leading for layer in layers):
         page.say("the largest singular values of what is too large stand, from below, in -f json")
 
@@ -227,6 +228,19 @@ def _lower(measure: Measure) -> str:
     return numbers.lower(measure.lower, measure.log10_lower)
 
 
+def _stand_in(model: ModelReport, layer: LayerResult) -> str:
+    """Say of which other operator a layer's rank is, and how to get its own; "" where it is."""
+    if layer.spectrum is None or not layer.spectrum.of:
+        return ""
+    if "geometry" in layer.geometry:
+        way = "the file holds no stride and padding; --model gives the real"
+    elif model.input_shapes:
+        way = "the real one is too large"
+    else:
+        way = "give --input-shape for the real"
+    return f"* ranks are of the {safe(layer.spectrum.of)} operator ({way})"
+
+
 def _geometry(layer: LayerResult) -> list[str]:
     names = {"stride": "s", "padding": "p", "dilation": "d", "groups": "g", "geometry": ""}
     return [f"{names.get(key, key + ' ')}{value}" for key, value in layer.geometry.items()]
@@ -236,12 +250,14 @@ def _rank(layer: LayerResult, which: str) -> str:
     spectrum = layer.spectrum
     if spectrum is None:
         return "-"
-    return {
+    value = {
         "stable": f"{spectrum.stable_rank:.1f}",
         "entropy": f"{spectrum.entropy_rank:.1f}",
         "numerical": f"{spectrum.numerical_rank}/{spectrum.count}",
         "one": str(spectrum.at_least_one),
     }[which]
+    # What belongs to a stand-in for the layer's own operator is marked.
+    return f"{value}*" if spectrum.of else value
 
 
 def _power_of_ten(log10: float) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -115,3 +116,19 @@ def test_a_padding_is_joined_only_where_that_is_the_same(mode: str) -> None:
     # Around more than once: ONNX can, torch cannot.
     wide = replace(single, constants={**single.constants, "p": computed("p", pads * 6)})
     assert join_paddings(wide, shapes) is wide
+
+
+def test_a_norm_for_any_geometry_says_which_padding_it_is_for(tmp_path: Path) -> None:
+    """[1, 0, 0] with replicate padding has norm √2, with zero or circular padding 1."""
+    conv = nn.Conv1d(1, 1, 3, padding=1, padding_mode="replicate", bias=False)
+    conv.weight.data = torch.tensor([[[1.0, 0.0, 0.0]]])
+    torch.save(nn.Sequential(conv).state_dict(), tmp_path / "bare.pt")
+    report = lipaudit.inspect(tmp_path / "bare.pt").models[0]
+    assert report.layers[0].norm.upper < 1.001
+    assert any("zeros or circularly" in text for text in report.assumptions)
+
+
+def test_a_glob_that_means_no_layer_is_said(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Linear(2, 2)).state_dict(), tmp_path / "net.pt")
+    report = lipaudit.inspect(tmp_path / "net.pt", layers="nosuch").models[0]
+    assert any("no layer is called 'nosuch'" in note for note in report.notes)

@@ -164,3 +164,31 @@ def test_an_interrupt_is_answered_inside_of_lapack(tmp_path: Path) -> None:
         out, complaint = running.communicate(timeout=10)
     assert running.returncode == ExitCode.INTERRUPTED
     assert (out, complaint) == (b"", b"")
+
+
+@pytest.mark.parametrize("shape", [(), ("--input-shape", "3x8x8")])
+def test_a_state_dict_keeps_its_bounds_when_a_shape_is_given(
+    convolutions: nn.Sequential, tmp_path: Path, shape: tuple[str, ...]
+) -> None:
+    path = tmp_path / "state.pt"
+    torch.save({**convolutions.state_dict(), "head.weight": torch.ones(2, 50)}, path)
+    free = layers(path)
+    assert layers(path, *shape) == free
+    assert [layer["geometry"] for layer in free] == [{"geometry": "not stated"}] * 2 + [{}]
+    for layer, module in zip(free, (convolutions[0], convolutions[2]), strict=False):
+        # One step of one of the operators the kernel may belong to.
+        kernel = torch.as_tensor(module.weight).detach().double()
+        x = torch.ones(1, kernel.shape[1], 30, 30, dtype=torch.float64)
+        stretched = torch.linalg.vector_norm(functional.conv2d(x, kernel, padding=1))
+        assert stretched <= layer["norm"]["upper"] * torch.linalg.vector_norm(x)
+    # What is missing is not a shape.
+    said = " ".join(inspected(path, *shape).stdout.split())
+    assert "--model gives the real" in said
+    assert "give --input-shape" not in said
+    assert "too large" not in said
+
+
+def test_a_shape_that_does_not_fit_is_to_be_checked(file: Path) -> None:
+    done = inspected(file, "--input-shape", "5x8x8")
+    assert done.returncode == ExitCode.ERROR
+    assert done.stderr.endswith("; check the input's shape (--input-shape)\n")

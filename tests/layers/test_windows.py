@@ -286,8 +286,21 @@ def test_a_kernel_of_unknown_geometry_is_bounded_for_every_one(
             continue  # pads that cut everything away
         if matrix.numel():
             assert _norm(matrix) <= bound * (1 + 1e-9)
-    with pytest.raises(ValueError, match="only the kernel"):
+    with pytest.raises(UnsupportedNode, match="not its stride"):
         loose.forward([x, kernel.double()])
+
+
+def test_an_output_of_nothing_but_output_padding_is_zeros() -> None:
+    _, layer = _layer(
+        "ConvTranspose",
+        {1: torch.ones(1, 1, 1)},
+        kernel_shape=(1,),
+        strides=(4,),
+        pads=(2, 0),
+        output_padding=(3,),
+    )
+    (made,) = layer.forward([torch.ones(1, 1, 1), torch.ones(1, 1, 1)])
+    assert torch.equal(made, torch.zeros(1, 1, 2))
 
 
 def test_a_convolution_says_its_geometry() -> None:

@@ -177,13 +177,16 @@ def test_torus_spectrum_is_that_of_the_wrapped_operator(
     spectrum = torus_spectrum(symbol, points, CPU)
     assert spectrum is not None
     assert spectrum.rigor is Rigor.PROVED
-    np.testing.assert_allclose(spectrum.values, truth, rtol=0, atol=1e-12 * truth[0] + 1e-300)
+    # Columns that no tap acts on are left out, and with them zeros.
+    zeros = np.zeros(len(truth) - len(spectrum.values))
+    values = np.concatenate([spectrum.values, zeros])
+    np.testing.assert_allclose(values, truth, rtol=0, atol=1e-12 * truth[0] + 1e-300)
     assert spectrum.radius <= 1e-12 * max(truth.size, 4) * truth[0] + 1e-200
     with mock.patch.object(spectra, "_QUICK", 0.0):
         by_gram = torus_spectrum(symbol, points, CPU)
     assert by_gram is not None
     assert by_gram.rigor is Rigor.NUMERICAL
-    off = np.abs(by_gram.values - truth)
+    off = np.abs(np.concatenate([by_gram.values, zeros]) - truth)
     assert np.all(off <= np.where(truth >= 1e-4 * truth[0], 1e-11, 2e-8) * truth[0] + 1e-300)
     enclosure = circular.torus_norm(symbol, Grid(points, (0,) * len(points)), CPU).enclosure
     assert enclosure.lower <= truth[0] * (1 + 1e-13)
@@ -205,9 +208,7 @@ def test_the_circular_twin_is_the_wrapped_operator(
         points = tuple(n * s for n, s in zip(sizes, described.stride, strict=True))
     else:
         points = tuple(sizes)
-    divides = all(n % s == 0 for n, s in zip(points, described.stride, strict=True))
-    reach = [d * (k - 1) for d, k in zip(described.dilation, kernel.shape[2:], strict=True)]
-    if not divides or any(r - r // 2 > n for r, n in zip(reach, points, strict=True)):
+    if any(n % s for n, s in zip(points, described.stride, strict=True)):
         with pytest.raises(ShapeError):
             as_circular(operator)
         return

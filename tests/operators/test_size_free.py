@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lipaudit.device import choose
+from lipaudit.errors import NotCertified
 from lipaudit.operators import search
 from lipaudit.operators.cells import TURN
 from lipaudit.operators.geometry import ConvGeometry
@@ -38,6 +39,21 @@ def test_roots_of_unity_are_as_good_as_stated(period: int, step: int, offset: in
         angle = 2 * mpmath.pi * ((step % period) * offset % period) / period
         assert abs(mpmath.cos(angle) - float(cosine)) <= ROOT_ERROR
         assert abs(mpmath.sin(angle) - float(sine)) <= ROOT_ERROR
+
+
+@given(st.integers(1, 1 << 31), st.integers(0, 10**6), st.integers(-(1 << 62), 1 << 62))
+def test_offsets_of_any_size_are_reduced_first(period: int, step: int, offset: int) -> None:
+    cosine, sine = roots(((offset,),), torch.tensor([[step % period]]), period)
+    with mpmath.workdps(50):
+        angle = 2 * mpmath.pi * ((step % period) * offset % period) / period
+        assert abs(mpmath.cos(angle) - float(cosine)) <= ROOT_ERROR
+        assert abs(mpmath.sin(angle) - float(sine)) <= ROOT_ERROR
+
+
+@pytest.mark.parametrize(("period", "offset"), [(1 << 54, 1), (1 << 70, 1), (1 << 40, 1 << 30)])
+def test_arguments_that_would_not_be_exact_are_refused(period: int, offset: int) -> None:
+    with pytest.raises(NotCertified, match="too fine"):
+        roots(((offset,),), torch.tensor([[1]]), period)
 
 
 @pytest.mark.parametrize("way", [DirectGrams, PolynomialGrams])
