@@ -7,6 +7,7 @@ A block stands between `<!-- block: NAME -->` and `<!-- end -->`.
 """
 
 import argparse
+import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from lipaudit.analysis.bounds.catalog import registered as methods
 from lipaudit.cli import app
 from lipaudit.errors import ExitCode
 from lipaudit.formats.catalog import registered
@@ -47,15 +49,32 @@ def exit_codes() -> str:
 
 def layer_table() -> str:
     """Return the table of layer kinds, operations of one meaning in one row."""
-    rows: dict[str, list[str]] = {}
+    rows: dict[tuple[str, str], list[str]] = {}
     for kind in all_kinds():
-        rows.setdefault(kind.summary, []).append(
+        derived = inspect.getmodule(kind.examples)
+        place = (derived.__name__ if derived is not None else "").rpartition(".")[2]
+        rows.setdefault((kind.summary, place), []).append(
             f"{kind.domain}.{kind.op}" if kind.domain else kind.op
         )
     lines = [
-        f"| {', '.join(names)} | {summary.replace('|', BAR)} |\n" for summary, names in rows.items()
+        f"| {', '.join(names)} | {summary.replace('|', BAR)} "
+        f"| [{place}](lipaudit/layers/{place}.py) |\n"
+        for (summary, place), names in rows.items()
     ]
-    return "| operations | Lipschitz constant (ℓ2) |\n|---|---|\n" + "".join(sorted(lines))
+    head = "| operations | Lipschitz constant (ℓ2) | derived in |\n|---|---|---|\n"
+    return head + "".join(sorted(lines))
+
+
+def method_table() -> str:
+    """Return the table of the methods that bound a network."""
+    rows = "".join(f"| {method.name} | {method.summary} |\n" for method in methods())
+    return f"| method | what it multiplies and adds |\n|---|---|\n{rows}"
+
+
+def bound_help() -> str:
+    """Return what `lipaudit bound --help` prints."""
+    runner = CliRunner().invoke(app, ["bound", "--help"], prog_name="lipaudit")
+    return f"```\n{runner.output.strip()}\n```\n"
 
 
 def format_table() -> str:
@@ -69,6 +88,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "layers": layer_table,
     "formats": format_table,
+    "methods": method_table,
+    "bound-help": bound_help,
 }
 
 

@@ -239,7 +239,11 @@ def _matmul_examples() -> Examples:
     yield Example(Node("MatMul", "mm", ("x", "y"), ("z",)), ((2, 4, 3), (3, 5)), {})
 
 
-@layer("MatMul", summary="largest singular value; none for two signals", examples=_matmul_examples)
+@layer(
+    "MatMul",
+    summary="largest singular value; two signals: through value bounds",
+    examples=_matmul_examples,
+)
 @final
 @dataclass(frozen=True, slots=True)
 class MatMul(AbstractLinearLayer):

@@ -239,7 +239,11 @@ def _pow_examples() -> Examples:
     yield Example(Node("Pow", "Pow", ("x", "p"), ("y",)), ((1, 3),), several, 2**0.5)
 
 
-@layer("Pow", summary="none, but for exponents 0 and 1", examples=_pow_examples)
+@layer(
+    "Pow",
+    summary="none, but for exponents 0 and 1; on bounded values its slope there",
+    examples=_pow_examples,
+)
 @final
 @dataclass(frozen=True, slots=True)
 class Power(AbstractGainLayer):
@@ -312,7 +316,13 @@ def _glu_examples() -> Examples:
     yield Example(Node("GLU", "GLU", ("x",), ("y",), {"dim": 1}, TORCH_DOMAIN), ((2, 4, 3),), {})
 
 
-@layer("GLU", summary="none", examples=_glu_examples, domain=TORCH_DOMAIN, module="GLU")
+@layer(
+    "GLU",
+    summary="none; through value bounds",
+    examples=_glu_examples,
+    domain=TORCH_DOMAIN,
+    module="GLU",
+)
 @final
 @dataclass(frozen=True, slots=True)
 class GatedLinearUnit(AbstractGainLayer):
