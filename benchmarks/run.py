@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import audits
+import bounds
 import figure1
 import norms
 import peers
@@ -44,6 +45,7 @@ _BENCHMARKS = {
     "figure1": Benchmark(figure1.TITLE, figure1.Row, figure1.measure, figure1.markdown),
     "norms": Benchmark(norms.TITLE, norms.Row, norms.measure, norms.markdown),
     "networks": Benchmark(audits.TITLE, audits.Row, audits.measure, audits.markdown),
+    "bounds": Benchmark(bounds.TITLE, bounds.Row, bounds.measure, bounds.markdown),
     "peers": Benchmark(peers.TITLE, peers.Row, peers.measure, peers.markdown),
 }
 

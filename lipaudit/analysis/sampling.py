@@ -27,10 +27,12 @@ from lipaudit.results import Measure
 Box = tuple[float, float]
 
 _FLOPS = 5e10
-"""Operations that sampling may take, about five seconds on two cores: fewer points and steps
+"""Operations that sampling may take, a few seconds on two cores: fewer points and steps
 on a large network, none on a very large one."""
 _STEP_FLOPS = 4e5
 """What starting one operation costs, in the same unit."""
+_FLOPS_A_NUMBER = 100.0
+"""What moving a number through memory costs, in the same unit: ten nanoseconds."""
 _MAX_ITEMS = 1 << 22
 """Inputs of more items are not sampled: a lower bound is a convenience, not a claim."""
 _MAX_NUMBERS = 1 << 24
@@ -333,8 +335,8 @@ def _domain(inputs: _Inputs, wanted: _Wanted) -> Domain:
 
 
 def _row_flops(network: Network) -> float:
-    """Estimate what one forward pass costs: two operations a product, some for every value."""
-    total = 10.0 * _numbers(network)
+    """Estimate what one forward pass costs: two operations a product, and moving every value."""
+    total = _FLOPS_A_NUMBER * _numbers(network)
     for step in network.steps:
         if isinstance(step.layer, AbstractLinearLayer) and step.node.outputs:
             weight = step.layer.weights()[0]
@@ -347,5 +349,6 @@ def _row_flops(network: Network) -> float:
 
 def _numbers(network: Network) -> int:
     """Count the values of all edges."""
-    made = (name for step in network.steps for name in step.node.outputs)
+    made = [name for step in network.steps for name in step.node.outputs]
+    made += [edge.name for edge in network.graph.inputs]
     return sum(math.prod(network.shapes.get(name) or ()) for name in made)
