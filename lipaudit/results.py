@@ -125,6 +125,10 @@ class Factor:
     it comes back here."""
     expected: float | None = None
     """Stretch of a random direction, √(Σσ² / number of inputs); None where Σσ² is not known."""
+    typical: float | None = None
+    """Estimate of how a random movement of the input has grown when it arrives here."""
+    typical_back: float | None = None
+    """Estimate of how a random gradient at the output has grown when it comes back here."""
 
 
 @dataclass(frozen=True, slots=True)

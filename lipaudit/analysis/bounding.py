@@ -1,7 +1,7 @@
 """Bounding: the question about a network, every method's answer, and what is said around it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from lipaudit.analysis import propagate, ranges, samples, sampling
@@ -176,11 +176,13 @@ def _question(subject: Subject, query: Query) -> Question:
     if held:
         assumptions.append(f"held fixed: {', '.join(held)}")
     anywhere = ranges.refined(network, _gains(subject), {})
-    known = query.values(inputs, sources)
+    spans = {**subject.model.ranges, **query.ranges}
+    known = replace(query, ranges=spans).values(inputs, sources)
     gains = ranges.refined(network, anywhere, known) if known else anywhere
     if gains != anywhere:
-        spans = sorted({f"[{low:g}, {high:g}]" for low, high in query.ranges.values()})
-        assumptions.append(f"every item of the input lies in {', '.join(spans)}")
+        by = "" if query.ranges else ", as the file says"
+        listed = sorted({f"[{low:g}, {high:g}]" for low, high in spans.values()})
+        assumptions.append(f"every item of the input lies in {', '.join(listed)}{by}")
     # What stands between the layers of an assumed chain is not known: it may bend.
     stated = subject.model.topology is Topology.STATED
     ends = sources, subject.targets
@@ -191,18 +193,25 @@ def _question(subject: Subject, query: Query) -> Question:
         sources=sources,
         targets=subject.targets,
         assumptions=tuple(assumptions),
-        expected=_expected(subject.measured),
+        expected=_expected(subject),
         parts=parts,
     )
 
 
-def _expected(measured: Sequence[Measured]) -> Mapping[str, float]:
-    """Return √(Σσ² / n) of each layer: the root mean square stretch over all directions."""
+def _expected(subject: Subject) -> Mapping[int, tuple[float, float]]:
+    """Return √(Σσ² / n) of each layer: the root mean square stretch over all directions.
+
+    n counts the inputs for the layer, the outputs for its adjoint.
+    """
+    numbers = {id(step): number for number, step in enumerate(subject.network.steps)}
     found = {}
-    for item in measured:
+    for item in subject.measured:
         layer = item.result
-        if isinstance(layer, LayerResult) and layer.frobenius is not None and layer.in_shape:
-            found[layer.name] = layer.frobenius / math.sqrt(math.prod(layer.in_shape))
+        if isinstance(layer, LayerResult) and layer.frobenius is not None:
+            sizes = [math.prod(shape) for shape in (layer.in_shape, layer.out_shape) if shape]
+            if len(sizes) == 2 and all(sizes):
+                into, out = (layer.frobenius / math.sqrt(size) for size in sizes)
+                found[numbers[id(item.step)]] = into, out
     return found
 
 

@@ -19,6 +19,13 @@ from lipaudit.graph.node import Graph
 
 # Since this version a listed initializer is a default that the caller may override.
 _IR_WITH_DEFAULTS = 4
+# As ONNX's document "Optional Metadata" defines them.
+_PIXELS = {
+    "NominalRange_0_255": (0.0, 255.0),
+    "Normalized_0_1": (0.0, 1.0),
+    "Normalized_1_1": (-1.0, 1.0),
+    "NominalRange_16_235": (16.0, 235.0),
+}
 # Before this version a file stated no opset: there was only one.
 _IR_WITH_OPSETS = 3
 
@@ -59,6 +66,7 @@ class OnnxFormat(AbstractFormat):
             topology=Topology.STATED,
             assumptions=tuple(_defaults(proto)),
             notes=(*_notes(skeleton, external.hard_linked), *reader.notes),
+            ranges=_ranges(proto),
             ties=ties(reader.tensors),
             digest=lambda: digest_of(files),
         )
@@ -108,6 +116,16 @@ def _defaults(proto: onnx.ModelProto) -> list[str]:
         return []
     shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
     return [f"overridable initializers taken at their stored value: {shown}"]
+
+
+def _ranges(proto: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """Return the pixel range that the standard's image metadata states for the image inputs."""
+    stated = {entry.key: entry.value for entry in proto.metadata_props}
+    span = _PIXELS.get(stated.get("Image.NominalPixelRange", ""))
+    if span is None:
+        return {}
+    images = [value.name for value in proto.graph.input if value.type.denotation == "IMAGE"]
+    return dict.fromkeys(images, span)
 
 
 def _notes(skeleton: onnx_wire.Skeleton, hard_linked: Sequence[str]) -> list[str]:

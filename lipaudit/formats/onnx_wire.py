@@ -87,7 +87,7 @@ class _Run(NamedTuple):
 
 # The messages that the walk enters, and what it keeps of them; every other field is dropped.
 _KEPT: Mapping[str, str] = {
-    "ModelProto": "ir_version opset_import graph functions",
+    "ModelProto": "ir_version opset_import graph functions metadata_props",
     "GraphProto": "node name initializer sparse_initializer input output",
     "FunctionProto": "name input output attribute attribute_proto node opset_import domain "
     "overload",

@@ -1,7 +1,7 @@
 """Model: what reading a checkpoint yields, whatever its format."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -50,6 +50,8 @@ class Model:
     alarms: tuple[str, ...] = ()
     """Contents made to run code when the file is opened by an unsafe loader."""
     unread: tuple[Unread, ...] = ()
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Between which numbers the file says that the items of an input lie."""
     ties: Mapping[str, str] | None = None
     """Tensor key -> the first key that has the same bytes."""
     digest: Callable[[], str] | None = None

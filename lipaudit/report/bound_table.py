@@ -44,11 +44,14 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
     whole = next((b for b in model.bounds if b.method == "graph" and b.factors), None)
     if whole is None:
         return
-    shown: Sequence[Factor] = whole.factors
+    # What leads nowhere stands in the JSON only.
+    shown: Sequence[Factor] = [f for f in whole.factors if f.remaining.log10_upper > -math.inf]
     if len(shown) > _ALL:
         # Nodes without a finite gain first: they are the reason.
         shown = sorted(shown, key=lambda f: -f.gain.log10_upper)[:_WORST]
         page.say(f"the {len(shown)} worst of {len(whole.factors)} nodes (all stand in -f json)")
+    if not shown:
+        return
     largest = max((abs(f.gain.log10_upper) for f in shown if f.gain.is_finite), default=0.0)
     wide = page.canvas.width >= _WIDE
     stretches = {x.name: x.expected_stretch for x in model.layers}
@@ -72,6 +75,13 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
             row.append(bar)
         rows.append(row)
     page.table(titles, rows, right={2, 3, 4, 5} if wide else {2, 3, 4})
+    ends = [f.typical for f in whole.factors if f.typical is not None]
+    backs = [f.typical_back for f in whole.factors if f.typical_back is not None]
+    if ends and backs:
+        page.say(
+            f"typical growth (random directions, an estimate): forward {ends[-1]:.3g}, "
+            f"of gradients back to the first layer {backs[0]:.3g}"
+        )
 
 
 def _draw_pairs(page: Page, model: ModelReport) -> None:
@@ -85,6 +95,8 @@ def _draw_pairs(page: Page, model: ModelReport) -> None:
 
 def _draw_headline(page: Page, headline: Headline) -> None:
     measure = headline.measure
+    if measure.upper == 0:
+        page.say("the output does not depend on the input")
     if measure.is_finite:
         kind = f"{measure.rigor.label}, {measure.method}"
         page.say(f"upper bound {marked(measure)} ({kind})", bold=True)

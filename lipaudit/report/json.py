@@ -218,6 +218,8 @@ def _factor(factor: Factor) -> Json:
         "running": _measure(factor.running),
         "remaining": _measure(factor.remaining),
         "expected": _number(factor.expected),
+        "typical": _number(factor.typical),
+        "typical_back": _number(factor.typical_back),
     }
 
 

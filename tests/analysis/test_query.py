@@ -1,8 +1,10 @@
 """What can be asked besides the bound: parts, pairs, ranges, the run, samples, advice."""
 
+import math
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -263,6 +265,9 @@ def test_gradients_grow_as_the_waterfall_says() -> None:
     assert graph.factors[-1].remaining.upper == 1
     linear = [factor for factor in graph.factors if factor.kind == "Linear"]
     assert all(factor.expected == pytest.approx(1.2, rel=1e-6) for factor in linear)
+    # A ReLU passes half of the squares of a random movement.
+    assert graph.factors[-1].typical == pytest.approx(1.2**50 * 0.5 ** (49 / 2), rel=1e-4)
+    assert graph.factors[0].typical_back == pytest.approx(1.2**49 * 0.5 ** (49 / 2), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -290,3 +295,23 @@ def test_a_real_file_from_one_node_to_another() -> None:
     part = lipaudit.bound(path, start="Convolution110").models[0]
     assert upper(part) < upper(whole)
     assert len(part.layers) == 2
+
+
+def test_the_range_that_an_image_model_states_is_taken(tmp_path: Path) -> None:
+    """x·x on [0, 1] has slope 2; ONNX's "Optional Metadata" says where pixels lie."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3])
+    value.type.denotation = "IMAGE"
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Mul", ["x", "x"], ["y"])],
+        "square",
+        [value],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3])],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "open.onnx")
+    onnx.helper.set_model_props(model, {"Image.NominalPixelRange": "Normalized_0_1"})
+    onnx.save(model, tmp_path / "stated.onnx")
+    assert upper(lipaudit.bound(tmp_path / "open.onnx").models[0]) == math.inf
+    report = lipaudit.bound(tmp_path / "stated.onnx").models[0]
+    assert upper(report) == pytest.approx(2.0, rel=1e-6)
+    assert any("[0, 1], as the file says" in text for text in report.bounds[0].assumptions)

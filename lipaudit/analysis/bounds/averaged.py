@@ -36,7 +36,7 @@ class Averaged(AbstractBound):
         if parts is None or not parts.written:
             return None
         whole = root_sum_of_squares(
-            root_sum_of_squares(moved[target] for target in question.targets)
+            root_sum_of_squares(moved.get(target, ZERO) for target in question.targets)
             for moved in (movements(question, parts, source) for source in question.sources)
         )
         used = [gain for gain in question.gains if isinstance(gain, Gain)]

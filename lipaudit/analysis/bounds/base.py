@@ -20,8 +20,8 @@ class Question:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     assumptions: tuple[str, ...]
-    expected: Mapping[str, float]
-    """Linear step by name -> stretch of a random direction, where it is known."""
+    expected: Mapping[int, tuple[float, float]]
+    """Linear step by number -> stretch of a random direction, and of its adjoint, if known."""
     parts: LinearParts | None
     """The matrices between the bends; None where something between has no gain."""
 

@@ -8,6 +8,7 @@ outputs the root of the sum of squares again.
 from typing import ClassVar
 
 from lipaudit.analysis.bounds.base import AbstractBound, Question, register
+from lipaudit.analysis.growth import typical_growth
 from lipaudit.analysis.layerwise import kind, title
 from lipaudit.analysis.propagate import Flow, Rule, backflow, flow, largest_times_own, summed
 from lipaudit.enclosure import Enclosure, root_sum_of_squares
@@ -64,7 +65,8 @@ def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor,
     """Return every node on the way, with its own stretch when all its signals move at once."""
     factors = []
     back = backflow(question.network, question.gains, question.targets)
-    for step, gain in zip(question.network.steps, question.gains, strict=True):
+    typical = typical_growth(question)
+    for number, (step, gain) in enumerate(zip(question.network.steps, question.gains, strict=True)):
         running = _joint(flows, step.node.outputs[0]) if step.node.outputs else None
         if running is None or running.is_zero:
             continue
@@ -72,15 +74,17 @@ def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor,
             own = Measure.of(rule(gain, [Enclosure.exactly(1)] * len(gain.factors)), gain.method)
         else:
             own = Measure.of(Enclosure.unknown(), gain.reason)
-        name = title(step)
+        forward, backward = typical.get(step.node.outputs[0], (None, None))
         factors.append(
             Factor(
-                name,
+                title(step),
                 kind(step),
                 own,
                 Measure.of(running, question_of(step.node.origin)),
                 Measure.of(back.get(step.node.outputs[0], Enclosure.exactly(0)), ""),
-                question.expected.get(name),
+                question.expected.get(number, (None,))[0],
+                forward,
+                backward,
             )
         )
     return tuple(factors)
