@@ -34,10 +34,14 @@ def advice(question: Question, limit: float | None, headline: Headline | None) -
         3 - math.floor(math.log10(low))
     )
     above = sum(norm is not None and norm > shown for norm in norms)
-    return (
-        f"lipaudit clip --to {shown:.4g} would bring the bound to {limit:g} or less "
-        f"({above} of {sum(n is not None for n in norms)} layers are above)"
+    count = sum(norm is not None for norm in norms)
+    folded = any(len(step.node.origin) > 1 for step in question.network.steps)
+    way = (
+        f"norms of at most {shown:.4g}, batch norms folded, would"
+        if folded
+        else f"lipaudit clip --to {shown:.4g} would"
     )
+    return f"{way} bring the bound to {limit:g} or less ({above} of {count} layers are above)"
 
 
 def _norm(question: Question, number: int) -> float | None:

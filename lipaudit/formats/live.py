@@ -132,6 +132,9 @@ def _joined(
         if len(candidates) != 1:
             if tensor.is_floating_point():
                 missing.append(key)
+            else:
+                # Old checkpoints lack counters such as num_batches_tracked; the code has them.
+                found[key] = computed(key, tensor.detach())
             continue
         constant = checkpoint.tensors[candidates[0]]
         if constant.shape != tuple(tensor.shape):

@@ -14,6 +14,8 @@ _ALL = 24
 _WORST = 10
 _BAR_WIDTH = 12
 _WIDE = 100
+_BESIDES = 80
+"""Columns that the numbers, the kind and the bar take."""
 
 
 def draw_bound(page: Page, model: ModelReport, headline: Headline) -> None:
@@ -56,8 +58,10 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
     wide = page.canvas.width >= _WIDE
     stretches = {x.name: x.expected_stretch for x in model.layers}
     titles = ["node", "kind", "gain ≤", "so far ≤", "behind ≤"]
-    titles += ["typical", "log10 of the gain", "how"] if wide else ["log10"]
+    titles += ["typical", "log10 gain", "how"] if wide else []
     rows = []
+    names = min(max((len(f.name) for f in shown), default=0), page.name_limit)
+    room = max(page.canvas.width - names - _BESIDES, 12)
     for factor in shown:
         row = [
             short(factor.name, page.name_limit),
@@ -66,13 +70,11 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
             marked(factor.running),
             marked(factor.remaining),
         ]
-        bar = _bar(factor.gain.log10_upper, largest)
         if wide:
+            bar = _bar(factor.gain.log10_upper, largest)
             typical = stretches.get(factor.name)
             typical = factor.expected if typical is None else typical
-            row += [numbers.nearest(typical), bar, short(factor.gain.method, 60)]
-        else:
-            row.append(bar)
+            row += [numbers.nearest(typical), bar, short(factor.gain.method, room)]
         rows.append(row)
     page.table(titles, rows, right={2, 3, 4, 5} if wide else {2, 3, 4})
     ends = [f.typical for f in whole.factors if f.typical is not None]

@@ -222,3 +222,22 @@ def test_a_factory_gives_a_bare_checkpoint_its_graph(
             lipaudit.bound(tmp_path / "net.ckpt", input_shape=(4,), model=wrong)
     with pytest.raises(LipauditError, match="--input-shape"):
         lipaudit.bound(tmp_path / "net.ckpt", model="mynet:Net")
+
+
+def test_a_checkpoint_without_batch_counters_fits_its_factory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of before torch 0.4.1 have no num_batches_tracked."""
+    (tmp_path / "oldnet.py").write_text(
+        "import torch\n"
+        "def Net():\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3))\n",
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)
+    state = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.BatchNorm1d(3)).state_dict()
+    kept = {key: value for key, value in state.items() if "num_batches" not in key}
+    torch.save(kept, tmp_path / "old.pt")
+    report = lipaudit.bound(tmp_path / "old.pt", input_shape=(3,), model="oldnet:Net").models[0]
+    assert report.bound is not None
+    assert report.bound.certified
