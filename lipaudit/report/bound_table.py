@@ -13,9 +13,20 @@ _ALL = 24
 """A network with more nodes shows only its worst ones."""
 _WORST = 10
 _BAR_WIDTH = 12
-_WIDE = 100
-_BESIDES = 80
-"""Columns that the numbers, the kind and the bar take."""
+_COLUMNS = (
+    ("node", 0),
+    ("kind", 72),
+    ("gain ≤", 0),
+    ("so far ≤", 0),
+    ("behind ≤", 72),
+    ("typical", 110),
+    ("log10 gain", 110),
+    ("how", 130),
+)
+"""Columns of the waterfall, and from which width on there is room for them."""
+_NUMBERS = frozenset({"gain ≤", "so far ≤", "behind ≤", "typical"})
+_BESIDES = 110
+"""What the columns before the last one take."""
 
 
 def draw_bound(page: Page, model: ModelReport, headline: Headline) -> None:
@@ -55,28 +66,23 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
     if not shown:
         return
     largest = max((abs(f.gain.log10_upper) for f in shown if f.gain.is_finite), default=0.0)
-    wide = page.canvas.width >= _WIDE
     stretches = {x.name: x.expected_stretch for x in model.layers}
-    titles = ["node", "kind", "gain ≤", "so far ≤", "behind ≤"]
-    titles += ["typical", "log10 gain", "how"] if wide else []
-    rows = []
-    names = min(max((len(f.name) for f in shown), default=0), page.name_limit)
-    room = max(page.canvas.width - names - _BESIDES, 12)
+    columns = _columns(page)
+    table = []
     for factor in shown:
-        row = [
-            short(factor.name, page.name_limit),
-            short(factor.kind, 24),
-            marked(factor.gain),
-            marked(factor.running),
-            marked(factor.remaining),
-        ]
-        if wide:
-            bar = _bar(factor.gain.log10_upper, largest)
-            typical = stretches.get(factor.name)
-            typical = factor.expected if typical is None else typical
-            row += [numbers.nearest(typical), bar, short(factor.gain.method, room)]
-        rows.append(row)
-    page.table(titles, rows, right={2, 3, 4, 5} if wide else {2, 3, 4})
+        typical = stretches.get(factor.name)
+        cells = {
+            "node": short(factor.name, page.name_limit),
+            "gain ≤": marked(factor.gain),
+            "so far ≤": marked(factor.running),
+            "kind": short(factor.kind, 24),
+            "behind ≤": marked(factor.remaining),
+            "typical": numbers.nearest(factor.expected if typical is None else typical),
+            "log10 gain": _bar(factor.gain.log10_upper, largest),
+            "how": short(factor.gain.method, max(page.canvas.width - _BESIDES, 12)),
+        }
+        table.append([cells[column] for column in columns])
+    page.table(columns, table, right={columns.index(c) for c in columns if c in _NUMBERS})
     ends = [f.typical for f in whole.factors if f.typical is not None]
     backs = [f.typical_back for f in whole.factors if f.typical_back is not None]
     if ends and backs:
@@ -84,6 +90,10 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
             f"typical growth (random directions, an estimate): forward {ends[-1]:.3g}, "
             f"of gradients back to the first layer {backs[0]:.3g}"
         )
+
+
+def _columns(page: Page) -> list[str]:
+    return [name for name, width in _COLUMNS if page.canvas.width >= width]
 
 
 def _draw_pairs(page: Page, model: ModelReport) -> None:

@@ -57,14 +57,18 @@ class Page:
         """Add a table."""
         style = box.SIMPLE_HEAD if self.canvas.unicode else box.ASCII2
         drawn = Table(box=style, pad_edge=False, show_edge=False, padding=(0, 1))
+        known = list(rows)
         for at, title in enumerate(titles):
+            # A number that lost its last digits would be another number.
+            widest = max(len(cell) for cell in (title, *(row[at] for row in known)))
             drawn.add_column(
                 Text(title),
                 justify="right" if at in right else "left",
                 overflow="fold",
                 no_wrap=at != len(titles) - 1,
+                min_width=widest if at in right else None,
             )
-        for row in rows:
+        for row in known:
             drawn.add_row(*(Text(cell) for cell in row))
         self._console.print(drawn)
 
