@@ -33,10 +33,11 @@ def ignore(_: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """The device for the linear algebra (always in float64) and its work-space budget."""
+    """The device for the linear algebra (always in float64) and the work-space budgets."""
 
     device: torch.device
     max_memory: int = DEFAULT_MEMORY
+    """Bytes of this machine's memory, whatever the device."""
     full_spectra: bool = True
     """Whether singular values are wanted, or only norms."""
     by_svd: bool = False
@@ -47,11 +48,19 @@ class Compute:
     """Called with the share of the layer's present stage that is done."""
     move: Move = move
     """How tensors get to a device: a field so that a test can play a device that runs full."""
+    device_memory: int | None = None
+    """Bytes of the device's own memory; None: as many as of this machine's."""
 
     @property
     def on_cpu(self) -> bool:
         """Whether the work is done on the CPU anyway."""
         return self.device.type == "cpu"
+
+    def memory_on(self, device: torch.device) -> int:
+        """Return the budget where the work is done: there, or on the CPU in its place."""
+        if device.type == "cpu" or self.device_memory is None:
+            return self.max_memory
+        return self.device_memory
 
 
 def choose(
@@ -63,7 +72,11 @@ def choose(
     warn: Warn = ignore,
     tick: Tick = ignore,
 ) -> Compute:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device that is really there."""
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device that is really there.
+
+    `max_memory` is the limit on this machine and on the device; left open, there is a default
+    for the one, and the other may be filled by half.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -78,18 +91,29 @@ def choose(
         )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"device {name!r} is not there", slug="device", hint="use --device cpu")
-    if max_memory is None:
-        max_memory = DEFAULT_MEMORY if device.type == "cpu" else _half_of_free(device)
-    return Compute(device, max_memory, full_spectra, by_svd, warn, tick)
+    there = max_memory
+    if there is None and device.type == "cuda":
+        there = _half_of_free(device)
+    return Compute(
+        device,
+        DEFAULT_MEMORY if max_memory is None else max_memory,
+        full_spectra,
+        by_svd,
+        warn,
+        tick,
+        device_memory=there,
+    )
 
 
-def ran_out_of_memory(error: RuntimeError) -> bool:
+def ran_out_of_memory(error: Exception) -> bool:
     """Tell whether an error means that a device (or this machine) had no memory left.
 
     The libraries below torch report it in words of their own.
     """
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
+    if not isinstance(error, RuntimeError):
+        return False
     text = str(error)
     return any(
         phrase in text

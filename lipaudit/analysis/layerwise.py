@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from lipaudit.device import Compute
+from lipaudit.device import Compute, ran_out_of_memory
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import LipauditError
 from lipaudit.graph.constant import Constant
@@ -106,26 +106,42 @@ def matches(name: str, glob: str | None) -> bool:
 def _measure(
     network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute, wish: Wish
 ) -> Measured:
-    weights = layer.weights()
     try:
-        problem = non_finite([*weights, *step.constants.values()])
-        if problem:
-            return _unmeasured(step, "non-finite", problem)
-        shape = network.signal_shapes(step)[0] if step.signals else None
-        operator = layer.operator(shape, compute)
-        if wish.circular:
-            operator = as_circular(operator)
-        norm = _widened(operator.norm(), weights[0])
-        spectrum = operator.spectrum() if compute.full_spectra else None
-        spectrum = _loosened(spectrum, weights[0])
-        leading = _trusted_leading(operator, weights[0]) if compute.full_spectra else None
-        estimate = None
-        if wish.power_steps is not None:
-            estimate = power_iteration(operator, wish.power_steps)
+        return _unfit(step, layer) or _numbers(network, step, layer, compute, wish)
     except LipauditError as error:
         return _unmeasured(step, error.slug, error.cause)
-    except TypeError as error:  # a dtype that torch has no name for
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        reason = "this machine has not enough memory for the layer"
+        return _unmeasured(step, "memory", reason)
+
+
+def _unfit(step: Step, layer: AbstractLinearLayer) -> Measured | None:
+    """Say what keeps the layer's constants from being looked at, None for nothing."""
+    try:
+        problem = non_finite([*layer.weights(), *step.constants.values()])
+    except TypeError as error:  # `Constant.read`: a dtype that torch has no name for
         return _unmeasured(step, "dtype", str(error))
+    return _unmeasured(step, "non-finite", problem) if problem else None
+
+
+def _numbers(
+    network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute, wish: Wish
+) -> Measured:
+    weights = layer.weights()
+    shape = network.signal_shapes(step)[0] if step.signals else None
+    operator = layer.operator(shape, compute)
+    if wish.circular:
+        operator = as_circular(operator)
+    norm = _widened(operator.norm(), weights[0])
+    spectrum = operator.spectrum() if compute.full_spectra else None
+    spectrum = _loosened(spectrum, weights[0])
+    leading = _trusted_leading(operator, weights[0]) if compute.full_spectra else None
+    norm = _at_least(norm, leading)
+    estimate = None
+    if wish.power_steps is not None:
+        estimate = power_iteration(operator, wish.power_steps)
     result = LayerResult(
         name=title(step),
         kind=kind(step),
@@ -170,6 +186,15 @@ def non_finite(constants: Sequence[Constant], *, infinity: bool = True) -> str:
     return ""
 
 
+def _at_least(norm: Norm, leading: Leading | None) -> Norm:
+    """Raise the lower end to the first of the leading values, which is proved too."""
+    known = norm.enclosure
+    if leading is None or not leading.values or leading.values[0] <= known.lower:
+        return norm
+    lower = min(Enclosure.exactly(leading.values[0]).lo, known.hi)
+    return replace(norm, enclosure=Enclosure(lower, known.hi, known.rigor))
+
+
 def _widened(norm: Norm, weight: Constant) -> Norm:
     """Let the enclosure cover the rounding of a weight that was computed, not stored."""
     slack = _slack(weight)
@@ -186,7 +211,7 @@ def _loosened(spectrum: Spectrum | None, weight: Constant) -> Spectrum | None:
         return spectrum
     slack = _slack(weight)
     if slack is None:
-        return replace(spectrum, rigor=Rigor.NUMERICAL, radius=0.0)
+        return replace(spectrum, rigor=Rigor.NUMERICAL, radius=0.0, accuracy=spectrum.radius)
     radius = slack.plus(Enclosure.exactly(spectrum.radius)).upper if slack.hi else spectrum.radius
     return replace(spectrum, radius=radius)
 

@@ -15,6 +15,7 @@ import torch
 from lipaudit.operators import newton
 from lipaudit.operators.cells import TURN
 from lipaudit.operators.certify import ROOM, attained
+from lipaudit.operators.factors import eigenvectors, principal_axes
 from lipaudit.operators.symbol import Symbol
 
 Complex = npt.NDArray[np.complex128]
@@ -154,7 +155,7 @@ def _top_left(
     if min(rows, columns) > _DIRECT_SIDE:
         return _lanczos(matrix, start, steps)
     tall = rows > columns
-    values, vectors = torch.linalg.eigh(matrix.mH @ matrix if tall else matrix @ matrix.mH)
+    values, vectors = eigenvectors(matrix.mH @ matrix if tall else matrix @ matrix.mH)
     top = vectors[:, -1]
     return _unit(matrix @ top) if tall else top, math.sqrt(max(float(values[-1]), 0.0))
 
@@ -178,7 +179,7 @@ def _lanczos(matrix: torch.Tensor, start: torch.Tensor, steps: int) -> tuple[tor
             break
         vector = vector / length
     small = basis[:used].conj() @ images[:used].mT
-    values, vectors = torch.linalg.eigh((small + small.mH) / 2.0)
+    values, vectors = eigenvectors((small + small.mH) / 2.0)
     return _unit(vectors[:, -1] @ basis[:used]), math.sqrt(max(float(values[-1]), 0.0))
 
 
@@ -186,7 +187,7 @@ def _best_angle(gram: Complex, offsets: Floats, theta: Floats, reach: float) -> 
     """Maximize f(θ) = Σ_st H_st e^{-i(o_s - o_t)θ} near θ by Newton's method with a safeguard."""
     value, gradient, hessian = _derivatives(gram, offsets, theta)
     for _ in range(_NEWTON_STEPS):
-        curvatures, axes = np.linalg.eigh(hessian)
+        curvatures, axes = principal_axes(hessian)
         slopes = axes.T @ gradient
         # Steps uphill along every axis of curvature, also where the function is convex.
         scale = np.maximum(np.abs(curvatures), 1e-3 * (np.abs(curvatures).max() + 1e-300))

@@ -6,6 +6,7 @@ half of every factorization cannot be split. On another device they run one afte
 when it runs out of memory the pieces are halved, and at the end the CPU takes over.
 
 The calling thread only waits, so that Ctrl-C is answered at once, whatever LAPACK is doing.
+What it waited for is then abandoned: it ends before its next piece, and its threads take no more.
 """
 
 import math
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Generic, TypeVar
 
 import torch
@@ -35,7 +36,8 @@ WORTH_A_THREAD = 1e7
 """Work (operations) of a piece below which handing it to another thread costs more than it
 gains: Python's threads take turns between the calls into torch."""
 
-_outer = threading.local()
+_own = threading.local()
+"""Of each thread: how many it had outside of `one_thread`; who may abandon its work."""
 _NOTICEABLE = 1e9
 """Work of a single call below which nobody notices that it cannot be interrupted."""
 
@@ -69,26 +71,55 @@ def one_thread() -> Iterator[None]:
     if before == 1:
         yield
         return
-    _outer.threads = before
+    _own.threads = before
     torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        del _outer.threads
+        del _own.threads
 
 
 def _cores() -> int:
     """Return how many threads torch was allowed outside of `one_thread`."""
-    allowed: int = getattr(_outer, "threads", 0) or torch.get_num_threads()
+    allowed: int = getattr(_own, "threads", 0) or torch.get_num_threads()
     return allowed
+
+
+class _Abandoned(Exception):
+    """Ends work whose result nobody waits for any more."""
 
 
 def interruptible(call: Callable[[], Result], *, flops: float) -> Result:
     """Return what the call returns; Ctrl-C is answered although it may be inside LAPACK."""
     if flops < _NOTICEABLE or threading.current_thread() is not threading.main_thread():
         return call()
-    return _single(os.getpid(), _cores()).submit(call).result()
+    abandoned = threading.Event()
+    future = _single(os.getpid(), _cores()).submit(_unless, abandoned, call)
+    try:
+        return future.result()
+    finally:
+        if not future.done():
+            abandoned.set()
+            # Or else the next call would wait for this one.
+            _single.cache_clear()
+
+
+def _unless(abandoned: threading.Event, call: Callable[[], Result]) -> Result:
+    """Do work of another thread that may abandon it."""
+    _own.abandoned = abandoned
+    try:
+        _go_on()
+        return call()
+    finally:
+        del _own.abandoned
+
+
+def _go_on() -> None:
+    """Raise where nobody waits for this thread's work any more."""
+    abandoned: threading.Event | None = getattr(_own, "abandoned", None)
+    if abandoned is not None and abandoned.is_set():
+        raise _Abandoned
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +153,12 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
     futures: list[Future[Result]] = []
     done: list[Result] = []
     used = 0
+    abandoned = threading.Event()
     try:
         pool = _pool(os.getpid(), threads)
-        futures = [pool.submit(_guarded, job.work, piece) for piece in pieces]
+        futures.extend(
+            pool.submit(_unless, abandoned, partial(_guarded, job.work, piece)) for piece in pieces
+        )
         for future, piece in zip(futures, pieces, strict=True):
             done.append(future.result())
             job.compute.tick(piece.stop / job.count)
@@ -133,8 +167,11 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
                 release(CPU)
                 used = 0
     finally:
-        for future in futures:
-            future.cancel()
+        if len(done) < len(pieces):
+            abandoned.set()
+            _pool.cache_clear()
+            for future in futures:
+                future.cancel()
     return done
 
 
@@ -143,7 +180,7 @@ def _on_device(job: _Job[Result]) -> list[Result]:
     compute = job.compute
     done: list[Result] = []
     first = 0
-    size = max(1, min(job.count, compute.max_memory // job.bytes_each))
+    size = max(1, min(job.count, compute.memory_on(compute.device) // job.bytes_each))
     while first < job.count:
         last = min(first + size, job.count)
         try:
@@ -169,10 +206,11 @@ def _on_device(job: _Job[Result]) -> list[Result]:
 
 def _guarded(work: Callable[[slice, torch.device], Result], run: slice) -> Result:
     """Do a piece on the CPU; running out of memory there is an error a person can read."""
+    _go_on()
     try:
         return work(run, CPU)
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and not ran_out_of_memory(error):
+        if not ran_out_of_memory(error):
             raise
         raise NotCertified(
             "this machine has not enough memory for the layer",

@@ -66,6 +66,11 @@ class AbstractCells(abc.ABC):
     def can_split(self) -> bool:
         """Whether smaller regions exist."""
 
+    @property
+    def most_split(self) -> int:
+        """How many cells `split` makes at most."""
+        return len(self) << self.centres.shape[1]
+
     @abc.abstractmethod
     def take(self, chosen: torch.Tensor) -> Self:
         """Return some of the cells."""
@@ -103,20 +108,23 @@ class Diamonds(AbstractCells):
     """The axes on which P depends."""
     angle: float
 
+    @staticmethod
+    def expected(radii: tuple[float, ...], groups: int, angle: float) -> int:
+        """Return about how many cells `covering` makes."""
+        counts = _places(radii, angle)
+        # One of each pair, and on two axes every other place.
+        return groups * max(1, math.prod(counts) // (4 if len(counts) > 1 else 2))
+
     @classmethod
     def covering(cls, radii: tuple[float, ...], groups: int, angle: float) -> "Diamonds":
         """Return cells of at most this angle that cover half of the frequencies.
 
         P(-θ) is the conjugate of P(θ), so of two opposite cells one is enough.
         """
-        moving = tuple(axis for axis, r in enumerate(radii) if r > 0)
-        counts, half = [], []
-        for i, axis in enumerate(moving):
-            # Diamond axes share their part of the angle, straight ones add their own.
-            share, width = (2.0, 1) if _in_diamond(i, moving) else (1.0, 2)
-            wanted = angle * min(share, len(moving)) / len(moving)
-            counts.append(_power_of_two(2.0 * math.pi * radii[axis] / width / wanted))
-            half.append(TURN // counts[-1] // width)
+        moving = _moving(radii)
+        counts = _places(radii, angle)
+        widths = [1 if _in_diamond(i, moving) else 2 for i in range(len(moving))]
+        half = [TURN // count // width for count, width in zip(counts, widths, strict=True)]
         lines = [torch.arange(count, dtype=torch.int64) for count in counts]
         places = torch.cartesian_prod(*lines).reshape(-1, len(moving)) if lines else None
         centres = torch.zeros((1, len(radii)), dtype=torch.int64)
@@ -339,6 +347,21 @@ class GridBlocks(AbstractCells):
         limit = (self.supremum * (torch.cos(reach) - _ANGLE_ROOM)).clamp(min=0.0, max=upper)
         limit = torch.where(reach < _RIGHT_ANGLE, limit, 0.0)
         return torch.where(angles == 0, upper, limit)
+
+
+def _moving(radii: tuple[float, ...]) -> tuple[int, ...]:
+    return tuple(axis for axis, r in enumerate(radii) if r > 0)
+
+
+def _places(radii: tuple[float, ...], angle: float) -> list[int]:
+    """Return into how many parts a turn is divided on each moving axis, for such an angle."""
+    moving, counts = _moving(radii), []
+    for i, axis in enumerate(moving):
+        # Diamond axes share their part of the angle, straight ones add their own.
+        share, width = (2.0, 1) if _in_diamond(i, moving) else (1.0, 2)
+        wanted = angle * min(share, len(moving)) / len(moving)
+        counts.append(_power_of_two(2.0 * math.pi * radii[axis] / width / wanted))
+    return counts
 
 
 def _in_diamond(index: int, moving: tuple[int, ...]) -> bool:

@@ -27,13 +27,18 @@ import torch
 
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import NotCertified
+from lipaudit.operators.factors import largest_eigenvalues
 from lipaudit.operators.scaling import normalised, rescaled
 
 UNIT = 2.0**-53
 """u: largest relative error of one rounding."""
 UNDERFLOW = 2.0**-900
-"""More than all gradual underflows of one proof: fewer than 2^60 operations, each of them wrong
-by at most 2^-1075 and magnified by less than 2^100 (operands are below 2^101, see `scaling`)."""
+"""More than all gradual underflows of sums and products in one proof: fewer than 2^60 operations,
+each of them wrong by at most 2^-1075 and magnified by less than 2^100 (operands are below 2^101,
+see `scaling`). A root of what underflowed is wrong by more: see `frobenius_above`."""
+_SQUARES_UNDERFLOW = 2.0**-400
+"""Lengths above it hardly change, and far less than by one rounding, when the squares of small
+entries underflow: together these are less than 2^-1000."""
 ROOM = 1.0 + 2.0**-40
 """Covers the roundings of the few hundred scalar operations with which a bound is put together."""
 SQRT2 = math.nextafter(math.sqrt(2.0), 2.0)
@@ -88,9 +93,17 @@ def check_finite(values: torch.Tensor, name: str = "") -> None:
 
 
 def frobenius_above(matrices: torch.Tensor) -> torch.Tensor:
-    """Return at least the Frobenius norm of each matrix of a batch."""
+    """Return at least the Frobenius norm of each matrix of a batch.
+
+    Where it is so small that the squares underflow, which would cost the root up to 2^-538 for
+    each, it is bounded by the largest entry.
+    """
     terms = matrices.shape[-1] * matrices.shape[-2] * 2
     computed: torch.Tensor = torch.linalg.vector_norm(matrices, dim=(-2, -1))
+    tiny = computed < _SQUARES_UNDERFLOW
+    if terms and bool(tiny.any()):
+        largest = torch.linalg.vector_norm(matrices, math.inf, dim=(-2, -1))
+        computed = torch.where(tiny, largest * math.sqrt(terms), computed)
     raised: torch.Tensor = computed * ((1.0 + gamma(terms + 8)) * ROOM) + UNDERFLOW
     return raised
 
@@ -215,7 +228,10 @@ def crude_upper(matrices: torch.Tensor) -> float:
 
 
 def attained(matrix: torch.Tensor, vector: torch.Tensor) -> float:
-    """Return at most ‖A x‖/‖x‖, and close to it: a lower bound of the norm of A."""
+    """Return at most ‖A x‖/‖x‖, and close to it: a lower bound of the norm of A.
+
+    The vector is of length 1 or thereabouts, so that squares which underflow do not matter.
+    """
     rows, columns = matrix.shape
     constant = product_constant(columns, is_complex=matrix.is_complex())
     length = float(torch.linalg.vector_norm(vector)) * (1.0 + gamma(2 * columns + 8))
@@ -237,7 +253,7 @@ def proved_norm(matrices: torch.Tensor, error: float = 0.0) -> Enclosure:
         return Enclosure.of(0.0, error, Rigor.PROVED)
     flat, factor = normalised(matrices.reshape(-1, *matrices.shape[-2:]))
     grams, gram_error = gram(flat)
-    norm = norm_from_gram(flat, grams, gram_error, torch.linalg.eigvalsh(grams)[:, -1])
+    norm = norm_from_gram(flat, grams, gram_error, largest_eigenvalues(grams))
     return widened(rescaled(norm, factor), error)
 
 

@@ -28,10 +28,10 @@ from lipaudit.operators.certify import (
     upper_from_gram,
     widened,
 )
-from lipaudit.operators.factors import NotConverged, decomposed
+from lipaudit.operators.factors import NotConverged, decomposed, largest_eigenvalues
 from lipaudit.operators.scaled import scaled_leading, scaled_spectrum
-from lipaudit.operators.scaling import normalised, rescaled
-from lipaudit.operators.spectrum import Leading, Spectrum
+from lipaudit.operators.scaling import in_double, normalised, rescaled
+from lipaudit.operators.spectrum import Leading, Spectrum, gram_accuracy
 
 SVD_FLOPS = 2e11
 """A decomposition with vectors that needs more than this is not worth its seconds by default."""
@@ -52,8 +52,11 @@ class DenseOperator(AbstractLinearOperator):
     """x -> A x for one real matrix; maps tensors of shape (columns,) to (rows,)."""
 
     matrix: torch.Tensor
-    """float64, (rows, columns)."""
+    """(rows, columns); kept in float64."""
     compute: Compute
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", in_double(self.matrix))
 
     @property
     def in_shape(self) -> Shape:
@@ -107,8 +110,11 @@ class BlockDiagonalOperator(AbstractLinearOperator):
     """
 
     blocks: torch.Tensor
-    """float64, (blocks, rows, columns)."""
+    """(blocks, rows, columns); kept in float64."""
     compute: Compute
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "blocks", in_double(self.blocks))
 
     @property
     def in_shape(self) -> Shape:
@@ -176,9 +182,10 @@ def measure(blocks: torch.Tensor, compute: Compute, error: float = 0.0) -> Measu
 
     def work(_: slice, device: torch.device) -> Measured:
         local = compute.move(moderate, device)
-        found = _with_spectrum(local, compute, error) or _norm_only(local, compute, error)
+        there = replace(compute, max_memory=compute.memory_on(device))
+        found = _with_spectrum(local, there, error) or _norm_only(local, there, error)
         if compute.full_spectra and found.spectrum is None:
-            return replace(found, leading=_leading(local, compute, error))
+            return replace(found, leading=_leading(local, there, error))
         return found
 
     # A single item: it is done elsewhere if the device has no memory for it.
@@ -204,7 +211,7 @@ def largest_singular_value(matrix: torch.Tensor) -> float:
     wide = moderate if moderate.shape[0] <= moderate.shape[1] else moderate.mT
     if wide.shape[0] > _EIGENVALUE_SIDE:
         return _krylov_lower(moderate, 1 << 30)[0] * factor
-    top = float(torch.linalg.eigvalsh(wide @ wide.mT)[-1])
+    top = float(largest_eigenvalues(wide @ wide.mT))
     return math.sqrt(max(top, 0.0)) * factor
 
 
@@ -238,7 +245,7 @@ def _with_spectrum(blocks: torch.Tensor, compute: Compute, error: float) -> Meas
 
 
 def _from_gram(blocks: torch.Tensor, error: float) -> Measured:
-    """Measure by Gram eigenvalues: a proved norm, and values good to about 1e-8 of the largest."""
+    """Measure by Gram eigenvalues: a proved norm, and values good to `gram_accuracy`."""
     grams, gram_error = gram(blocks)
     try:
         eigenvalues = torch.linalg.eigvalsh(grams)
@@ -248,6 +255,8 @@ def _from_gram(blocks: torch.Tensor, error: float) -> Measured:
     found = widened(norm_from_gram(blocks, grams, gram_error, eigenvalues[:, -1]), error)
     values = eigenvalues.clamp(min=0).sqrt()
     spectrum = _spectrum(blocks, values, Rigor.NUMERICAL, 0.0, "Gram eigenvalues")
+    accuracy = gram_accuracy(max(blocks.shape[1:]), spectrum.largest)
+    spectrum = replace(spectrum, accuracy=accuracy)
     return Measured(Norm(found, "Cholesky proof"), spectrum)
 
 

@@ -10,6 +10,7 @@ import torch
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
 from lipaudit.operators.certify import ROOM, check_finite
+from lipaudit.operators.scaling import in_double
 from lipaudit.operators.spectrum import Spectrum
 
 
@@ -24,6 +25,9 @@ class DiagonalOperator(AbstractLinearOperator):
     entry_error: float = 0.0
     """Bound of |stored - true| / |true| for every entry, where entries are themselves computed;
     infinite where the error is small but nobody has bounded it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", in_double(self.scale))
 
     @property
     def in_shape(self) -> Shape:

@@ -53,6 +53,11 @@ class AbstractGrams(abc.ABC):
 
     @property
     @abc.abstractmethod
+    def ripple(self) -> float:
+        """At least ‖G(θ) - C‖ at every θ for some constant C, infinite when that is not known."""
+
+    @property
+    @abc.abstractmethod
     def flops_each(self) -> float:
         """About the work for one matrix."""
 
@@ -94,15 +99,25 @@ class AbstractGrams(abc.ABC):
 def choose_grams(symbol: Symbol, expected: int, compute: Compute) -> AbstractGrams:
     """Return the cheaper way for about so many matrices."""
     direct = DirectGrams(symbol, compute)
+    each = 4.0 * _offsets(symbol) * symbol.side**2
+    saved = expected * (direct.flops_each - each)
+    return grams_of_known_variation(symbol, compute, saved) or direct
+
+
+def grams_of_known_variation(
+    symbol: Symbol, compute: Compute, flops: float
+) -> "PolynomialGrams | None":
+    """Return them where they are worked out with less work than that; None also beyond memory."""
     taps, groups, *shape = symbol.taps.shape
-    offsets = math.prod(int(4 * r) + 1 for r in symbol.radii) // 2 + 1
-    each = 4.0 * offsets * symbol.side**2
     setup = taps**2 * (groups * symbol.side**2 * max(shape) + _PAIR_OVERHEAD)
-    memory = 16 * groups * offsets * symbol.side**2
-    fits = memory <= compute.max_memory // 2
-    if fits and setup + expected * each < expected * direct.flops_each:
-        return PolynomialGrams(symbol, compute)
-    return direct
+    memory = 16 * groups * _offsets(symbol) * symbol.side**2
+    room = min(compute.max_memory, compute.memory_on(compute.device)) // 2
+    return PolynomialGrams(symbol, compute) if setup < flops and memory <= room else None
+
+
+def _offsets(symbol: Symbol) -> int:
+    """Bound the terms of the polynomial."""
+    return math.prod(int(4 * r) + 1 for r in symbol.radii) // 2 + 1
 
 
 @final
@@ -125,6 +140,11 @@ class DirectGrams(AbstractGrams):
     @property
     def variation(self) -> float:
         """See `AbstractGrams.variation`: it would take the coefficients."""
+        return math.inf
+
+    @property
+    def ripple(self) -> float:
+        """See `AbstractGrams.ripple`: likewise."""
         return math.inf
 
     @property
@@ -220,17 +240,29 @@ class PolynomialGrams(AbstractGrams):
     def variation(self) -> float:
         """See `AbstractGrams.variation`.
 
-        cos(δ·θ) and sin(δ·θ) change by at most |δ·Δ| <= max(|δ_i|/r_i) Σ r_i|Δ_i|. The computed
-        coefficients are off by less than `error` each.
+        A term turns by |δ·Δ| <= max(|δ_i|/r_i) Σ r_i|Δ_i|, and turning it by so much changes it
+        by at most its size times that.
         """
-        total = 0.0
-        for index, offset in enumerate(self.offsets[1:], start=1):
-            speed = max(
-                abs(step) / r for step, r in zip(offset, self.symbol.radii, strict=True) if step
-            )
-            sizes = frobenius_above(self._even[index]) + frobenius_above(self._odd[index])
-            total += speed * (float(sizes.max()) + 2.0 * self.error)
-        return total * ROOM
+        speeds = [
+            max(abs(step) / r for step, r in zip(offset, self.symbol.radii, strict=True) if step)
+            for offset in self.offsets[1:]
+        ]
+        return self._total(torch.tensor(speeds, dtype=torch.float64))
+
+    @cached_property
+    def ripple(self) -> float:
+        """See `AbstractGrams.ripple`: what is added to the coefficient of offset 0."""
+        return self._total(torch.ones(len(self.offsets) - 1, dtype=torch.float64))
+
+    def _total(self, weights: torch.Tensor) -> float:
+        """Return at least the weighted sum of the terms' sizes, for the group with the largest.
+
+        ‖S cos + iA sin‖_F² = ‖S‖_F² cos² + ‖A‖_F² sin², as S and A are real, and so for the
+        derivative. The computed coefficients are off by less than `error` each.
+        """
+        sizes = torch.maximum(frobenius_above(self._even[1:]), frobenius_above(self._odd[1:]))
+        totals = (weights[:, None] * (sizes + 2.0 * self.error)).sum(0)
+        return float(totals.max()) * (1.0 + gamma(len(weights) + 8)) * ROOM
 
     @property
     def flops_each(self) -> float:

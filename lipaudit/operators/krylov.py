@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-from lipaudit.operators.factors import decomposed
+from lipaudit.operators.factors import decomposed, eigenvectors
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 """One vector in, one vector out: tensors of any fixed shape, no batch axis."""
@@ -99,4 +99,7 @@ def _combinations(diagonal: list[float], beside: list[float], basis: torch.Tenso
     if beside:
         bidiagonal = bidiagonal + torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
     factors = decomposed(bidiagonal)
-    return basis if factors is None else factors.right.to(basis) @ basis
+    if factors is None:
+        _, vectors = eigenvectors(bidiagonal.mT @ bidiagonal)
+        return vectors.flip(-1).mT.to(basis) @ basis
+    return factors.right.to(basis) @ basis

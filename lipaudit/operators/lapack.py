@@ -40,7 +40,7 @@ def eigenvalues(matrices: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = torch.linalg.eigvalsh(matrices)
         return values
     try:
-        return torch.from_numpy(np.linalg.eigvalsh(matrices.numpy()))
+        return torch.from_numpy(np.linalg.eigvalsh(matrices.resolve_conj().resolve_neg().numpy()))
     except np.linalg.LinAlgError:
         second_try: torch.Tensor = torch.linalg.eigvalsh(matrices)
         return second_try
@@ -54,7 +54,8 @@ def gram(wide: torch.Tensor) -> torch.Tensor:
     """
     if _prefers_torch(wide):
         return wide @ wide.mH
-    real, imaginary = wide.real.numpy(), wide.imag.numpy()
+    # The imaginary part of a conjugate is a view that still has to be negated.
+    real, imaginary = wide.real.numpy(), wide.imag.resolve_neg().numpy()
     beside = np.concatenate([real, imaginary], axis=-1)
     found = np.empty(wide.shape[:-1] + wide.shape[-2:-1], dtype=np.complex128)
     for index in np.ndindex(*wide.shape[:-2]):

@@ -118,7 +118,7 @@ class Inequality:
             moved = error * largest * ROOM
             share = gamma(rows.shape[0] + 4) + 16.0 * UNIT
             doubt += (share * length**2 + (2.0 * length + moved) * moved) * ROOM + UNDERFLOW
-            total.addmm_(scaled.mT, scaled)
+            total = total + scaled.mT @ scaled
         matrix = torch.diag(diagonal * scale.square()) - total
         # Adding up the pieces, and taking them from the diagonal, rounds each entry once a piece.
         doubt += gamma(len(pieces) + 4) * (float(frobenius_above(total)) + 4.0 * self.size)

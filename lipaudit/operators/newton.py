@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from lipaudit.operators.factors import eigenvectors, principal_axes
+
 Floats = npt.NDArray[np.float64]
 
 _STEPS = 30
@@ -103,7 +105,7 @@ def _differentiated(theta: Floats, matrices: torch.Tensor) -> _Point:
     All but the smallest products are left to torch, whose threads a caller can hold back.
     """
     symbol, axes = matrices[0], theta.size
-    values, vectors = torch.linalg.eigh(symbol @ symbol.mH)
+    values, vectors = eigenvectors(symbol @ symbol.mH)
     left = vectors[:, -1]
     # uᴴP, uᴴP_i and uᴴP_ij, one a row.
     rows = left.conj() @ matrices
@@ -128,7 +130,7 @@ def _uphill(point: _Point, reach: float) -> tuple[Floats, float]:
 
     Along axes of positive curvature it goes up all the same.
     """
-    curvatures, axes = np.linalg.eigh(point.hessian)
+    curvatures, axes = principal_axes(point.hessian)
     # On a flat top there is no curvature to divide by.
     least = max(1e-3 * float(np.abs(curvatures).max()), 1e-9 * point.value, 1e-300)
     scale = np.maximum(np.abs(curvatures), least)

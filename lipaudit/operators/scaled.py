@@ -2,7 +2,7 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import numpy as np
@@ -81,15 +81,8 @@ def scaled_spectrum(spectrum: Spectrum, factor: float) -> Spectrum | None:
         radius = (spectrum.radius * size + 2.0 * UNIT * largest) * ROOM + 2.0 * _TINIEST
     if not math.isfinite(radius):
         return None
-    return Spectrum(
-        values=values,
-        rows=spectrum.rows,
-        columns=spectrum.columns,
-        rigor=spectrum.rigor,
-        radius=radius,
-        method=spectrum.method,
-        of=spectrum.of,
-    )
+    accuracy = min(spectrum.accuracy * size, sys.float_info.max)
+    return replace(spectrum, values=values, radius=radius, accuracy=accuracy)
 
 
 def scaled_leading(leading: Leading | None, factor: float) -> Leading | None:

@@ -14,12 +14,20 @@ _MODERATE = 100
 """Binary exponents up to this size are left alone: their fourth powers are still normal."""
 
 
+def in_double(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same numbers in double precision, for which the error bounds are."""
+    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
+
+
 def normalised(tensor: torch.Tensor) -> tuple[torch.Tensor, float]:
     """Return a tensor of moderate size and the power of two that leads back to the original.
+
+    It is in double precision, so that everything that is proved of it is.
 
     Scaling up is exact. Scaling down may round entries that are 10^300 times smaller than the
     largest, by at most 2^-1074 each, which `certify.UNDERFLOW` covers.
     """
+    tensor = in_double(tensor)
     largest = _largest_part(tensor)
     if largest == 0 or not math.isfinite(largest):
         return tensor, 1.0

@@ -6,7 +6,13 @@ centre (`certify.proves_below`). Regions that do not close are split. How many a
 depends on the kernel, not on the size of an image.
 
 Flat symbols (orthogonal kernels) would be split to the end by the lemmas of `cells`. For them
-the Gram matrix hardly depends on the frequency: ‖G(θ + δ) - G(θ)‖ <= ρ·variation.
+the Gram matrix hardly depends on the frequency:
+
+* ‖G(θ + δ) - G(θ)‖ <= ρ·variation;
+* if M = sup ‖P‖ is attained at θ* then ‖P(θ* + δ)‖² >= M² - 2ρ²·ripple. Proof: with the unit
+  vector u of λ_max(G(θ*)), f(s) = uᴴG(θ* + sδ)u is at most M² = f(0), so f'(0) = 0. Without the
+  part that a constant matrix C has in it, it is of exponential type 2Σ r_i|δ_i| and bounded by
+  ripple >= ‖G - C‖, so |f''| <= 4ρ²·ripple (Bernstein, twice; Boas, Entire Functions, 11.1).
 """
 
 import math
@@ -21,7 +27,8 @@ from lipaudit.operators.ascent import Peak, climb_above, peak_at
 from lipaudit.operators.batches import in_batches
 from lipaudit.operators.cells import AbstractCells
 from lipaudit.operators.certify import ROOM, crude_upper, proves_below
-from lipaudit.operators.grams import choose_grams
+from lipaudit.operators.factors import largest_eigenvalues
+from lipaudit.operators.grams import choose_grams, grams_of_known_variation
 from lipaudit.operators.symbol import Symbol
 
 Result = TypeVar("Result")
@@ -39,12 +46,21 @@ _EIGENVALUE_WORK = 1.1e6
 """Up to this side, or this sum of side³, norms are estimated by LAPACK's eigenvalues, beyond by
 Lanczos steps, whose many small operations take as long as that at least."""
 _LANCZOS_STEPS = 16
+_BYTES_EACH = 256
+"""Memory for one cell, while it is made and tested."""
+_LEAST_BYTES = 1 << 24
+"""Memory for cells whatever the budget: an eighth of what the libraries take for themselves."""
 _FREE_FLOPS = 1e7
 """Work that costs no more than a round: cells are split again while they stay below."""
 _SHORTFALL = 1e-3
 """By how much Lanczos estimates are too low, about, where singular values are close together."""
 _GROWTHS = (1.0, 1.001, 1.01, 1.02, 1.05, 1.1, 1.2)
 """How a candidate for the upper end is raised when the work is spent: estimates are low."""
+
+
+def fits(count: int, compute: Compute) -> bool:
+    """Tell whether the memory is enough for so many cells."""
+    return count * _BYTES_EACH <= max(compute.max_memory, _LEAST_BYTES)
 
 
 @final
@@ -59,8 +75,12 @@ class Search:
         self.grams = choose_grams(symbol, expected, compute)
         self.peak = peak
         self.upper = peak.value * (1.0 + _AHEAD)
-        self._flops_each = self.grams.flops_each + 4.0 / 3.0 * symbol.side**3 + _CELL_OVERHEAD
         self._flops_left = _FLOPS
+
+    @property
+    def _flops_each(self) -> float:
+        """About the work for one cell."""
+        return self.grams.flops_each + 4.0 / 3.0 * self.symbol.side**3 + _CELL_OVERHEAD
 
     def run(self, cells: AbstractCells) -> None:
         """Bring `upper` to a bound of ‖P‖ at all points of the cells, proved."""
@@ -72,14 +92,29 @@ class Search:
                 return
             before = self.peak.value
             self._raise_lower(cells, estimates)
-            smaller = cells.split() if cells.can_split else cells
-            while smaller.can_split and 4 * len(smaller) * self._flops_each <= _FREE_FLOPS:
+            smaller = cells.split() if self._may_split(cells) else cells
+            while 4 * len(smaller) * self._flops_each <= _FREE_FLOPS and self._may_split(smaller):
                 smaller = smaller.split()
             stuck = smaller is cells and self.peak.value <= before
             if stuck or len(smaller) * self._flops_each > self._flops_left:
                 self._loosen(cells, estimates)
                 return
-            cells = smaller
+            if not self._sees_flatness(len(smaller)):
+                cells = smaller
+
+    def _sees_flatness(self, count: int) -> bool:
+        """Find out how flat the symbol is, where that is less work than testing so many cells.
+
+        Tell whether it is news: cells that are there may then be closed without being split.
+        """
+        if math.isfinite(self.grams.variation):
+            return False
+        found = grams_of_known_variation(self.symbol, self.compute, count * self._flops_each)
+        self.grams = found or self.grams
+        return found is not None
+
+    def _may_split(self, cells: AbstractCells) -> bool:
+        return cells.can_split and fits(cells.most_split, self.compute)
 
     def _look_around(self, cells: AbstractCells) -> None:
         """Climb from the best of the first centres, where any frequency will do."""
@@ -130,7 +165,11 @@ class Search:
         # Rounded down, so that the test is at most stricter.
         limits = cells.limits(upper * (2.0 - ROOM))
         if math.isfinite(self.grams.variation):
-            square = upper * upper - cells.angles * self.grams.variation
+            # By how much the square at the centre must stay below that of `upper`.
+            margin = cells.angles * self.grams.variation
+            if cells.anywhere:
+                margin = torch.minimum(margin, 2.0 * cells.angles.square() * self.grams.ripple)
+            square = upper * upper * (2.0 - ROOM) - margin * ROOM
             limits = torch.maximum(limits, square.clamp(min=0.0).sqrt() * (2.0 - ROOM))
 
         def work(run: slice, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,8 +224,7 @@ def estimated_norms(grams: torch.Tensor) -> torch.Tensor:
     """Return about √λ_max of each matrix, from below: a guide, never a bound."""
     count, side = grams.shape[0], grams.shape[-1]
     if side <= _EIGENVALUE_SIDE or count * side**3 <= _EIGENVALUE_WORK:
-        values: torch.Tensor = torch.linalg.eigvalsh(grams)[..., -1]
-        return values.clamp(min=0).sqrt()
+        return largest_eigenvalues(grams).clamp(min=0).sqrt()
     return _lanczos_norms(grams)
 
 
@@ -208,8 +246,7 @@ def _lanczos_norms(grams: torch.Tensor) -> torch.Tensor:
         small[:, step, step] = alpha.squeeze(-1).cpu()
         if step + 1 < _LANCZOS_STEPS:
             beta = torch.linalg.vector_norm(image, dim=-1, keepdim=True)
-            small[:, step + 1, step] = beta.squeeze(-1).cpu()
+            small[:, step + 1, step] = small[:, step, step + 1] = beta.squeeze(-1).cpu()
             # Where the Krylov space ends, the rest is noise of size 0.
             before, vector = vector, image / beta.clamp(min=1e-300)
-    values: torch.Tensor = torch.linalg.eigvalsh(small)[:, -1]
-    return values.clamp(min=0).sqrt().to(grams.device)
+    return largest_eigenvalues(small).clamp(min=0).sqrt().to(grams.device)

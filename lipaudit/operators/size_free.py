@@ -14,7 +14,7 @@ from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators.ascent import Peak, climb
 from lipaudit.operators.batches import one_thread
 from lipaudit.operators.cells import TURN, Diamonds
-from lipaudit.operators.search import Search, crude_bound
+from lipaudit.operators.search import Search, crude_bound, fits
 from lipaudit.operators.symbol import Symbol
 
 _FIRST_ANGLE = 1.1
@@ -44,16 +44,16 @@ def supremum(symbol: Symbol, compute: Compute) -> Supremum:
         nothing = torch.zeros(symbol.taps.shape[3], dtype=torch.complex128)
         return Supremum(Enclosure.exactly(0), Peak(0.0, origin, TURN, 0, nothing))
     each = 16.0 * symbol.side**3 / 3.0 + 100.0 * symbol.side**2
-    cells = Diamonds.covering(symbol.radii, symbol.groups, _FIRST_ANGLE)
-    angle = _FIRST_ANGLE
-    while cells.can_split and 4 * len(cells) * each <= _FREE_FLOPS:
-        angle /= 2.0
-        cells = Diamonds.covering(symbol.radii, symbol.groups, angle)
     group = int(torch.linalg.vector_norm(symbol.taps.sum(0), dim=(-2, -1)).argmax())
     with one_thread():
         start = climb(symbol, origin, group)
-        if len(cells) * each > _FIRST_FLOPS:
+        count = Diamonds.expected(symbol.radii, symbol.groups, _FIRST_ANGLE)
+        if count * each > _FIRST_FLOPS or not fits(count, compute):
             return _between(start, crude_bound(symbol))
+        cells, angle = Diamonds.covering(symbol.radii, symbol.groups, _FIRST_ANGLE), _FIRST_ANGLE
+        while cells.can_split and 4 * len(cells) * each <= _FREE_FLOPS:
+            angle /= 2.0
+            cells = Diamonds.covering(symbol.radii, symbol.groups, angle)
         search = Search(symbol, compute, start, expected=100 + 2 * len(cells))
         search.run(cells)
     return _between(search.peak, min(search.upper, crude_bound(symbol)))

@@ -10,6 +10,17 @@ from lipaudit.enclosure import Rigor
 
 Floats = npt.NDArray[np.float64]
 
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def gram_accuracy(terms: int, largest: float) -> float:
+    """Return about how far roots of Gram eigenvalues may be off, with sums of so many terms.
+
+    By LAPACK's rule an eigenvalue λ of the Gram matrix is good to terms·eps·λ1, and where
+    that is all there is, its root to √(terms·eps)·σ1.
+    """
+    return math.sqrt(terms * _EPS) * largest
+
 
 @dataclass(frozen=True, slots=True)
 class Leading:
@@ -35,6 +46,9 @@ class Spectrum:
     method: str
     of: str = ""
     """Which operator it belongs to when that is not the layer's own: "circular 32x32"."""
+    accuracy: float = 0.0
+    """About how far a value may be from the truth by rounding, where nothing is proved and the
+    method is worse than a decomposition (see `gram_accuracy`)."""
 
     @property
     def largest(self) -> float:
@@ -62,8 +76,13 @@ class Spectrum:
 
     @property
     def tolerance(self) -> float:
-        """What counts as 0 in the numerical rank: max(rows, columns)·eps·σ1, as in LAPACK use."""
-        return max(self.rows, self.columns) * float(np.finfo(np.float64).eps) * self.largest
+        """What counts as 0 in the numerical rank.
+
+        That is max(rows, columns)·eps·σ1, as in LAPACK use, and never less than what a value
+        may be off by: so a rank that is proved is at most the true one.
+        """
+        usual = max(self.rows, self.columns) * _EPS * self.largest
+        return max(usual, self.radius, self.accuracy)
 
     @property
     def numerical_rank(self) -> int:

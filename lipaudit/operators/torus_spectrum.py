@@ -22,7 +22,7 @@ from lipaudit.operators.certify import check_finite, svd_radius
 from lipaudit.operators.factors import decomposed, values_directly, values_from_gram
 from lipaudit.operators.grams import choose_grams
 from lipaudit.operators.lapack import numpy_on_one_thread
-from lipaudit.operators.spectrum import Spectrum
+from lipaudit.operators.spectrum import Spectrum, gram_accuracy
 from lipaudit.operators.symbol import Symbol
 
 Floats = npt.NDArray[np.float64]
@@ -75,6 +75,7 @@ def torus_spectrum(
         radius=found.radius or 0.0,
         method=found.method,
         of=of,
+        accuracy=found.accuracy,
     )
 
 
@@ -107,6 +108,7 @@ class _Found:
     values: Floats
     radius: float | None
     method: str
+    accuracy: float = 0.0
 
 
 def _decomposed(symbol: Symbol, sizes: Shape, compute: Compute) -> _Found | None:
@@ -163,7 +165,10 @@ def _values(symbol: Symbol, sizes: Shape, compute: Compute) -> _Found | None:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    return _Found(_counted(known, multiplicity), None, "Gram eigenvalues at every frequency")
+    counted = _counted(known, multiplicity)
+    terms = len(symbol.offsets) * max(symbol.taps.shape[2:])
+    accuracy = gram_accuracy(terms, float(counted[0]))
+    return _Found(counted, None, "Gram eigenvalues at every frequency", accuracy)
 
 
 def _counted(parts: list[torch.Tensor], multiplicity: torch.Tensor) -> Floats:

@@ -183,7 +183,7 @@ def _spectrum(spectrum: SpectrumSummary) -> Json:
         "rigor": spectrum.rigor.label,
         "radius": _number(spectrum.radius),
         "method": spectrum.method,
-        "tolerance": spectrum.tolerance,
+        "tolerance": _number(spectrum.tolerance),
         "at_least_one": spectrum.at_least_one,
         "quantiles": list(spectrum.quantiles),
     }

@@ -132,6 +132,7 @@ def _draw_layers(page: Page, model: ModelReport, choice: Choice) -> None:
     _draw_legend(page, [layer.norm for layer in model.layers])
     if any(layer.spectrum and layer.spectrum.rigor < Rigor.PROVED for layer in layers):
         page.say("some ranks rest on values that are computed, not proved; --svd proves them")
+        page.say(f"ranks take values below {_tolerance(layers)} of the largest for 0")
     for text in model.assumptions:
         page.say(f"assumed: {safe(text)}")
     for layer in layers:
@@ -258,6 +259,13 @@ def _rank(layer: LayerResult, which: str) -> str:
     }[which]
     # What belongs to a stand-in for the layer's own operator is marked.
     return f"{value}*" if spectrum.of else value
+
+
+def _tolerance(layers: Sequence[LayerResult]) -> str:
+    """Write the largest tolerance of a rank, as a share of the largest value."""
+    spectra = [layer.spectrum for layer in layers if layer.spectrum and layer.spectrum.quantiles]
+    shares = (x.tolerance / x.quantiles[0] for x in spectra if x.quantiles[0] > 0)
+    return f"{max(shares, default=0.0):.0e}"
 
 
 def _power_of_ten(log10: float) -> str:

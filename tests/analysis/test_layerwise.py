@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import pytest
 import torch
@@ -12,12 +12,15 @@ from torch import nn
 import lipaudit
 from lipaudit.analysis import layerwise
 from lipaudit.device import choose
-from lipaudit.enclosure import Rigor
-from lipaudit.graph.constant import computed
+from lipaudit.enclosure import Enclosure, Rigor
+from lipaudit.graph.constant import Constant, computed
 from lipaudit.graph.node import Edge, Graph, Node
 from lipaudit.graph.rewrites.padding import join_paddings
 from lipaudit.layers import network
-from lipaudit.results import LayerResult
+from lipaudit.operators.base import Norm
+from lipaudit.operators.dense import DenseOperator
+from lipaudit.operators.spectrum import Leading
+from lipaudit.results import LayerResult, Skipped
 
 ERROR = 1e-3
 
@@ -132,3 +135,105 @@ def test_a_glob_that_means_no_layer_is_said(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Linear(2, 2)).state_dict(), tmp_path / "net.pt")
     report = lipaudit.inspect(tmp_path / "net.pt", layers="nosuch").models[0]
     assert any("no layer is called 'nosuch'" in note for note in report.notes)
+
+
+def chain(*weights: Constant) -> Graph:
+    """Return matrices one after the other."""
+    names = [constant.name for constant in weights]
+    return Graph(
+        inputs=(Edge("v0", (4,), "float64"),),
+        outputs=(Edge(f"v{len(names)}", (4,), "float64"),),
+        nodes=tuple(
+            Node("MatMul", f"layer {at}", (name, f"v{at}"), (f"v{at + 1}",))
+            for at, name in enumerate(names)
+        ),
+        constants={constant.name: constant for constant in weights},
+    )
+
+
+def reading(fails: Exception) -> Constant:
+    """Return a weight that cannot be read."""
+
+    def read() -> NoReturn:
+        raise fails
+
+    return replace(computed("first", torch.eye(4, dtype=torch.float64)), read=read)
+
+
+GOOD = computed("second", torch.eye(4, dtype=torch.float64))
+NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory"
+
+
+@pytest.mark.parametrize(
+    ("fails", "slug"),
+    [
+        (TypeError("dtype int3 not supported"), "dtype"),
+        (MemoryError(), "memory"),
+        (RuntimeError(NO_MEMORY), "memory"),
+    ],
+)
+def test_a_weight_that_cannot_be_read_is_skipped_alone(fails: Exception, slug: str) -> None:
+    graph = chain(reading(fails), GOOD)
+    first, second = layerwise.measure(network.build(graph), choose("cpu"))
+    assert isinstance(first.result, Skipped)
+    assert first.result.slug == slug
+    assert first.norm is None
+    assert isinstance(second.result, LayerResult)
+
+
+@pytest.mark.parametrize(
+    "fails", [MemoryError(), RuntimeError(NO_MEMORY), torch.OutOfMemoryError("CUDA out of memory")]
+)
+def test_a_layer_that_does_not_fit_the_memory_is_skipped_alone(
+    fails: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = DenseOperator.norm
+    calls = []
+
+    def full_at_first(self: DenseOperator) -> Norm:
+        calls.append(self)
+        if len(calls) == 1:
+            raise fails
+        return real(self)
+
+    monkeypatch.setattr(DenseOperator, "norm", full_at_first)
+    graph = chain(replace(GOOD, name="first"), GOOD)
+    first, second = layerwise.measure(network.build(graph), choose("cpu"))
+    assert isinstance(first.result, Skipped)
+    assert first.result.slug == "memory"
+    assert isinstance(second.result, LayerResult)
+
+
+@pytest.mark.parametrize("fails", [TypeError("a bug"), RuntimeError("another bug")])
+def test_a_bug_is_not_taken_for_a_dtype_or_for_memory(
+    fails: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: DenseOperator) -> NoReturn:
+        raise fails
+
+    monkeypatch.setattr(DenseOperator, "norm", broken)
+    with pytest.raises(type(fails), match="bug"):
+        layerwise.measure(network.build(chain(GOOD)), choose("cpu"))
+
+
+def test_the_lower_end_is_no_lower_than_the_first_leading_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    truth = float(torch.linalg.matrix_norm(weight, 2))
+    wide = Enclosure.of(truth / 2, truth * 2, Rigor.PROVED)
+    known = Leading((truth * 0.99, truth * 0.5), "Krylov")
+    monkeypatch.setattr(DenseOperator, "norm", lambda _: Norm(wide, "crude"))
+    monkeypatch.setattr(DenseOperator, "leading", lambda _: known)
+    (found,) = layerwise.measure(network.build(chain(computed("w", weight))), choose("cpu"))
+    assert isinstance(found.result, LayerResult)
+    assert found.result.norm.lower == pytest.approx(truth * 0.99)
+    assert found.result.norm.upper == pytest.approx(truth * 2)
+    assert found.norm is not None
+    assert found.norm.enclosure.lower == pytest.approx(truth * 0.99)
+    # Values that are below what is known do not lower it.
+    monkeypatch.setattr(DenseOperator, "leading", lambda _: Leading((truth / 4,), "Krylov"))
+    (found,) = layerwise.measure(network.build(chain(computed("w", weight))), choose("cpu"))
+    assert isinstance(found.result, LayerResult)
+    assert found.result.norm.lower == pytest.approx(truth / 2)

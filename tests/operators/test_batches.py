@@ -4,16 +4,19 @@ The device is played: `Compute.move` leaves every tensor on the CPU, so that all
 path runs here, except for the device.
 """
 
+import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
-from lipaudit.device import Compute, choose, ran_out_of_memory
+from lipaudit.device import DEFAULT_MEMORY, Compute, choose, ran_out_of_memory
 from lipaudit.enclosure import Rigor
 from lipaudit.errors import NotCertified
+from lipaudit.operators import batches
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.batches import in_batches, interruptible
 from lipaudit.operators.convolution import convolution
@@ -46,7 +49,7 @@ class Device:
             raise torch.OutOfMemoryError(FULL)
         return tensor
 
-    def compute(self, max_memory: int = 1 << 30) -> Compute:
+    def compute(self, max_memory: int = 1 << 30, device_memory: int | None = None) -> Compute:
         """Return what makes the engine use it."""
         return Compute(
             CUDA,
@@ -54,6 +57,7 @@ class Device:
             warn=self.warnings.append,
             tick=self.ticks.append,
             move=self.move,
+            device_memory=device_memory,
         )
 
 
@@ -115,6 +119,47 @@ def test_at_a_single_item_the_cpu_takes_over() -> None:
     assert "\n" not in warning
 
 
+def test_each_memory_has_its_own_budget() -> None:
+    device = Device(float("inf"))
+    compute = device.compute(8 << 20, device_memory=64 << 20)
+    runs: list[tuple[str, int]] = []
+
+    def work(run: slice, where: torch.device) -> None:
+        if where.type == "cuda" and run.start == 64:
+            raise torch.OutOfMemoryError(FULL)
+        runs.append((where.type, run.stop - run.start))
+
+    in_batches(work, 164, bytes_each=1 << 20, flops_each=1e9, compute=compute)
+    there = [size for where, size in runs if where == "cuda"]
+    here = [size for where, size in runs if where == "cpu"]
+    assert there == [64]
+    assert sum(here) == 100
+    # Half of this machine's budget, shared by the threads.
+    assert max(here) <= 4
+
+
+def test_a_gpus_memory_is_no_memory_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (140 << 30, 141 << 30))
+    free = choose("cuda")
+    assert (free.max_memory, free.memory_on(CUDA)) == (DEFAULT_MEMORY, 70 << 30)
+    assert free.memory_on(torch.device("cpu")) == DEFAULT_MEMORY
+    limited = choose("cuda", max_memory=1 << 24)
+    assert (limited.max_memory, limited.memory_on(CUDA)) == (1 << 24, 1 << 24)
+    # What is too much for this machine is not made, however large the device is.
+    little = Device(float("inf")).compute(1 << 16, device_memory=64 << 30)
+    operator = convolution(kernel(4, 4, 3, 3), WRAPPED, (4, 40, 40), little)
+    assert operator.spectrum() is None
+
+
+def test_a_device_decomposes_what_fits_there() -> None:
+    matrix = kernel(30, 40)
+    for there, complete in ((1 << 20, True), (1 << 10, False)):
+        compute = Device(float("inf")).compute(1 << 10, device_memory=there)
+        assert (DenseOperator(matrix, compute).spectrum() is not None) is complete
+
+
 def test_other_errors_are_not_taken_for_it() -> None:
     def work(run: slice, _: torch.device) -> None:
         raise RuntimeError(f"an illegal memory access was encountered at {run}")
@@ -147,6 +192,64 @@ def test_the_calling_thread_only_waits() -> None:
     for count in (1, 2, 50):
         names = in_batches(lambda _, __: whose(), count, bytes_each=1, flops_each=1e10, compute=CPU)
         assert all(name.startswith("lipaudit") for name in names)
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[Callable[[], None]]:
+    """Return what interrupts the main thread, as Ctrl-C would."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupt() -> None:
+        # A signal is lost on a thread that is only just going to wait.
+        time.sleep(0.2)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    yield interrupt
+    signal.signal(signal.SIGINT, before)
+
+
+def test_after_ctrl_c_the_next_call_waits_for_nothing(ctrl_c: Callable[[], None]) -> None:
+    gate, first = threading.Event(), threading.Lock()
+
+    def slow() -> None:
+        if first.acquire(blocking=False):
+            ctrl_c()
+        gate.wait(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible(slow, flops=1e12)
+    first.release()
+    with pytest.raises(KeyboardInterrupt):
+        in_batches(lambda _, __: slow(), 8, bytes_each=1, flops_each=1e10, compute=CPU)
+    start = time.monotonic()
+    assert interruptible(lambda: 7, flops=1e12) == 7
+    assert len(in_batches(lambda _, __: 1, 8, bytes_each=1, flops_each=1e10, compute=CPU)) >= 1
+    assert time.monotonic() - start < 10
+    gate.set()
+
+
+def test_abandoned_work_ends_before_its_next_piece(
+    ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, begun = threading.Event(), []
+    threads: set[threading.Thread] = set()
+
+    def slow(run: slice, _: torch.device) -> None:
+        begun.append(run)
+        threads.add(threading.current_thread())
+        if len(begun) == 1:
+            ctrl_c()
+        gate.wait(20)
+
+    # One thread with many pieces: there is work for two, but no more than for one to share.
+    monkeypatch.setattr(batches, "WORTH_A_THREAD", 1e30)
+    with pytest.raises(KeyboardInterrupt):
+        in_batches(slow, 1000, bytes_each=1 << 20, flops_each=1e10, compute=CPU)
+    gate.set()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(begun) == 1
 
 
 def kernel(*shape: int) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The proofs: they hold the many-digit truth, and they fail when a constant is wrong."""
 
 import math
+from fractions import Fraction
 
 import mpmath
 import numpy as np
@@ -180,3 +181,21 @@ def test_attained_is_never_above_the_truth() -> None:
         truth = oracles.exact_singular_values(matrix)[0]
         assert truth * (1 - 1e-12) <= value <= truth
     assert certify.attained(matrix, torch.zeros(4, dtype=torch.float64)) == 0.0
+
+
+@pytest.mark.parametrize("exponent", [0, -399, -401, -520, -537, -600, -1000, -1074])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 4), (30, 2)])
+def test_frobenius_above_is_above_though_squares_underflow(
+    exponent: int, shape: tuple[int, int]
+) -> None:
+    whole = torch.randint(1, 9, shape, generator=torch.Generator().manual_seed(0))
+    matrix = torch.from_numpy(np.ldexp(whole.numpy().astype(np.float64), exponent))
+    # Squared, and times 2^-2·exponent: whole numbers all along.
+    truth = int(whole.square().sum())
+    for given_ in (matrix, matrix.to(torch.complex128), torch.stack([matrix, matrix * 0])):
+        above = certify.frobenius_above(given_).flatten()[0]
+        assert Fraction(float(above)) ** 2 >= Fraction(4) ** exponent * truth
+        slack = 2 * math.sqrt(2 * matrix.numel()) if exponent < -399 else 1 + 1e-9
+        assert float(above) <= slack * math.ldexp(math.sqrt(truth), exponent) + 2e-271
+    assert float(certify.frobenius_above(torch.zeros(shape, dtype=torch.float64))) < 1e-270
+    assert float(certify.frobenius_above(torch.zeros((0, 3), dtype=torch.float64))) < 1e-270

@@ -199,3 +199,27 @@ def test_diagonal_is_exact() -> None:
     assert operator.norm().enclosure.lo == operator.norm().enclosure.hi
     assert operator.norm().enclosure.holds(0.3)
     assert operator.spectrum().radius == 0.0
+
+
+@pytest.mark.parametrize("compute", [CPU, replace(CPU, full_spectra=False)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_coarse_weights_are_measured_in_double_precision(
+    compute: Compute, kind: torch.dtype
+) -> None:
+    for seed in range(30):
+        stored = noise(3, 20, 20, seed=seed).to(kind)
+        truth = np.linalg.norm(stored.double().numpy(), 2, axis=(-2, -1))
+        room = 1e-14 * truth.max()
+        for operator, norm in (
+            (DenseOperator(stored[0], compute), truth[0]),
+            (BlockDiagonalOperator(stored, compute), truth.max()),
+        ):
+            found = operator.norm().enclosure
+            assert found.lower - room <= norm <= found.upper + room
+            assert found.upper - found.lower <= 1e-4 * norm
+            spectrum = operator.spectrum()
+            assert spectrum is None or abs(spectrum.largest - norm) <= spectrum.radius + room
+            x = noise(1, *operator.in_shape)
+            assert operator.apply(x).dtype is operator.adjoint(operator.apply(x)).dtype is x.dtype
+    huge = torch.full((2,), 1e30, dtype=torch.float32)
+    assert DiagonalOperator(huge).frobenius() == pytest.approx(float(huge[0]) * 2**0.5)
