@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 
 from lipaudit.analysis.bounds.base import Question
-from lipaudit.analysis.propagate import StepGain, flow, summed
-from lipaudit.enclosure import Enclosure, root_sum_of_squares
+from lipaudit.analysis.propagate import StepGain, flow, jointly, summed
+from lipaudit.enclosure import Enclosure
 from lipaudit.layers.base import AbstractLinearLayer, Gain
 from lipaudit.results import Headline
 
@@ -59,8 +59,4 @@ def _clipped(question: Question, norms: list[float | None], to: float) -> float:
         for gain, norm in zip(question.gains, norms, strict=True)
     ]
     flows = [flow(question.network, source, gains, summed) for source in question.sources]
-    whole = root_sum_of_squares(
-        root_sum_of_squares(one.edges.get(target, Enclosure.exactly(0)) for one in flows)
-        for target in question.targets
-    )
-    return whole.upper
+    return jointly(flows, question.targets).upper

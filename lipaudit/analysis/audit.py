@@ -14,7 +14,7 @@ from lipaudit.graph.node import Node
 from lipaudit.graph.rewrites.batch_norm import fold_batch_norms
 from lipaudit.graph.rewrites.padding import join_paddings
 from lipaudit.graph.rewrites.spelled_out import join_spelled_out
-from lipaudit.graph.section import section
+from lipaudit.graph.section import Places, section
 from lipaudit.layers import network as networks
 from lipaudit.layers.network import Network, Opaque
 from lipaudit.results import LayerResult, ModelReport, Skipped
@@ -66,12 +66,13 @@ def bound(
     query = query or Query()
     query.check()
     known, unfolded = _network(model, input_shape)
-    network = networks.build(fold_batch_norms(unfolded.graph), known.known)
+    network = networks.build(fold_batch_norms(unfolded.graph, unfolded.shapes), known.known)
     whole = network
     network, sources, part = _section(network, query)
+    written = networks.build(model.graph, known.known) if not part else network
     measured = layerwise.measure(network, compute, ties=model.ties, progress=progress)
     report = replace(_report(model, known, network, measured), part=part)
-    subject = Subject(model, network, sources, measured, compute)
+    subject = Subject(model, network, written, sources, measured, compute)
     report = bounding.answered(report, subject, query)
     if query.executed is not None:
         as_it_runs, sources, _ = _section(unfolded, query)
@@ -79,7 +80,7 @@ def bound(
         again = measured if same else layerwise.measure(as_it_runs, compute)
         running = network if same else as_it_runs
         report = bounding.with_running(
-            report, Subject(model, running, sources, again, compute), query
+            report, Subject(model, running, running, sources, again, compute), query
         )
     return bounding.with_samples(report, subject, query)
 
@@ -88,18 +89,31 @@ def _section(network: Network, query: Query) -> tuple[Network, tuple[str, ...], 
     """Cut out the part that is asked about; say which inputs move, and what the part is."""
     if query.start is None and query.end is None:
         return network, _real_inputs(network), ""
-    names: dict[str, Node] = {}
-    for step in reversed(network.steps):
-        for name in (*step.node.origin, step.node.name, layerwise.title(step)):
-            if name:
-                names[name] = step.node
     part, entering = section(
-        network.graph, (query.start, query.end), names, (network.shapes, network.dtypes)
+        network.graph, (query.start, query.end), _places(network), (network.shapes, network.dtypes)
     )
     shapes = {e.name: s for e in part.inputs if (s := network.shapes.get(e.name)) is not None}
     cut = networks.build(part, shapes)
     sources = tuple(name for name in _real_inputs(cut) if name in entering)
     return cut, sources, f"from {query.start or 'the input'} to {query.end or 'the output'}"
+
+
+def _places(network: Network) -> Places:
+    """Return the nodes by all their names, as beginnings and as ends.
+
+    Nodes that were merged into one begin where the first does and end where the last does;
+    there is no value inside of it at which the network could be cut.
+    """
+    starts: dict[str, Node] = {}
+    ends: dict[str, Node] = {}
+    inside: dict[str, Node] = {}
+    for step in reversed(network.steps):
+        own = (step.node.name, layerwise.title(step))
+        origin = step.node.origin or own
+        starts |= dict.fromkeys((*own, origin[0]), step.node)
+        ends |= dict.fromkeys((*own, origin[-1]), step.node)
+        inside |= dict.fromkeys(origin, step.node)
+    return Places(starts, ends, inside)
 
 
 def _real_inputs(network: Network) -> tuple[str, ...]:

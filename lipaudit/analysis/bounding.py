@@ -13,8 +13,8 @@ from lipaudit.analysis.executed import executed
 from lipaudit.analysis.forward import Rows
 from lipaudit.analysis.layerwise import Measured
 from lipaudit.analysis.linear_parts import linear_parts
-from lipaudit.analysis.propagate import StepGain
-from lipaudit.analysis.query import Query
+from lipaudit.analysis.propagate import StepGain, jointly
+from lipaudit.analysis.query import Query, Ranges
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.graph.model import Model, Topology
@@ -38,12 +38,18 @@ _UNKNOWN_GRAPH = (
 )
 
 
+_ROUNDING = 1e-9
+"""By how much, relatively, a lower bound that was computed may pass a proved upper one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """The network that is asked about: which of its inputs move, and what its layers measure."""
 
     model: Model
     network: Network
+    as_written: Network
+    """The same part before anything was folded or joined, to be run."""
     sources: tuple[str, ...]
     measured: tuple[Measured, ...]
     compute: Compute
@@ -66,11 +72,11 @@ def answered(report: ModelReport, subject: Subject, query: Query) -> ModelReport
     # What stands between the layers of an assumed chain is not known, so it cannot be run.
     if subject.model.topology is Topology.STATED:
         lower = sampling.largest_jacobian(
-            subject.network,
+            subject.as_written,
             question.sources,
             question.targets,
             starts=None if query.samples is None else _starts(subject, query.samples),
-            box=query.box,
+            box=_box(subject, query),
             enough=min((bound.measure.upper for bound in bounds), default=math.inf),
         )
     report = _with_bounds(report, bounds, lower, ())
@@ -111,6 +117,10 @@ def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelRe
     if measure is None or not measure.is_finite or len(subject.targets) != 1:
         return report
     running = report.running if report.running and report.running.error.is_finite else None
+    spans = list(_box(subject, query).values())
+    region = samples.Region(
+        box=spans[0] if spans else None, radius=None if running is None else running.radius
+    )
     lost = Enclosure.exactly(0) if running is None else Enclosure.at_most(running.error.upper)
     found = samples.margins(
         subject.network,
@@ -118,8 +128,10 @@ def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelRe
         Enclosure.at_most(measure.upper, measure.rigor),
         distances=query.distances,
         executed_error=lost,
+        region=region,
     )
     of = "the exact network" if running is None else f"the network running in {running.dtype}"
+    of += f", among inputs {region.text}" if region.text else ""
     return replace(
         report,
         certificates=Certificates(
@@ -134,6 +146,12 @@ def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelRe
             of=of,
         ),
     )
+
+
+def _box(subject: Subject, query: Query) -> Ranges:
+    """Return where the inputs lie, as far as the user or the file says so."""
+    stated = replace(query, ranges={**subject.model.ranges, **query.ranges})
+    return stated.box(subject.sources)
 
 
 def _starts(subject: Subject, given: samples.Samples) -> Rows | None:
@@ -182,7 +200,8 @@ def _question(subject: Subject, query: Query) -> Question:
     if gains != anywhere:
         by = "" if query.ranges else ", as the file says"
         listed = sorted({f"[{low:g}, {high:g}]" for low, high in spans.values()})
-        assumptions.append(f"every item of the input lies in {', '.join(listed)}{by}")
+        what = "what enters the part" if query.start is not None else "the input"
+        assumptions.append(f"every item of {what} lies in {', '.join(listed)}{by}")
     # What stands between the layers of an assumed chain is not known: it may bend.
     stated = subject.model.topology is Topology.STATED
     ends = sources, subject.targets
@@ -221,9 +240,9 @@ def _pairs(question: Question) -> tuple[Pair, ...]:
         return ()
     found = []
     for source in question.sources:
-        moved = movements(question, question.parts, source)
+        moved = movements(question, source)
         for target in question.targets:
-            reached = moved.get(target, Enclosure.exactly(0))
+            reached = jointly([moved], [target])
             found.append(Pair(source, target, "averaged", Measure.of(reached, "")))
     return tuple(found)
 
@@ -246,6 +265,11 @@ def _with_bounds(
             why.append(f"the bound is {upper.rigor.label}, not proved")
         if report.topology != Topology.STATED:
             why.append("the layer graph is assumed, not stated by the file")
+    if lower is not None and not lower.lower <= upper.upper * (1 + _ROUNDING):
+        why.append(
+            f"a quotient of {lower.lower:g} was found above the upper bound: a bug of lipaudit, "
+            "please report it"
+        )
     headline = Headline(
         measure=replace(
             upper,

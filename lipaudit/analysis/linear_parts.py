@@ -22,17 +22,17 @@ from lipaudit.analysis.propagate import StepGain
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import LipauditError
-from lipaudit.graph.constant import Constant
 from lipaudit.layers.base import AbstractGainLayer, AbstractLinearLayer, Gain, unary
 from lipaudit.layers.execution import load
 from lipaudit.layers.invocation import invoke
 from lipaudit.layers.network import Network, Step
-from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.certify import ROOM, UNDERFLOW, UNIT, frobenius_above, gamma
 from lipaudit.operators.dense import DenseOperator
 
 FLOPS = 3e10
 """Operations that may be spent on writing out matrices, some seconds on two cores."""
+_PART_FLOPS = 5e6
+"""What handling one matrix costs beside, in the same unit."""
 _ENTRIES = 1 << 24
 """A matrix with more entries is not written out."""
 
@@ -92,7 +92,7 @@ def linear_parts(
 ) -> LinearParts | None:
     """Split what lies between inputs and outputs; None where some node there has no gain."""
     inputs, outputs = ends
-    split = _Split.of(network, gains, inputs, outputs, compute)
+    split = _Split.of(network, gains, inputs, outputs)
     if split is None:
         return None
     parts: dict[tuple[str, str], Part] = {}
@@ -128,8 +128,8 @@ class _Split:
     gains: Mapping[int, Gain]
     """Of the steps between, in order."""
     bends: tuple[Bend, ...]
-    linear: Mapping[int, tuple[Constant, AbstractLinearOperator]]
-    """The layers with a weight whose operators can be applied as they are, and that weight."""
+    linear: Mapping[int, int]
+    """The layers with one weight -> the position of that."""
 
     @classmethod
     def of(
@@ -138,12 +138,11 @@ class _Split:
         gains: Sequence[StepGain],
         inputs: tuple[str, ...],
         outputs: tuple[str, ...],
-        compute: Compute,
     ) -> "_Split | None":
         between = _between(network, inputs, outputs)
         bends: list[Bend] = []
         known: dict[int, Gain] = {}
-        linear: dict[int, tuple[Constant, AbstractLinearOperator]] = {}
+        linear: dict[int, int] = {}
         for number, moving in between.items():
             step, gain = network.steps[number], gains[number]
             if not isinstance(gain, Gain):
@@ -151,14 +150,18 @@ class _Split:
             known[number] = gain
             layer = step.layer
             if isinstance(layer, AbstractLinearLayer):
-                operator = _fitting(network, step, layer, compute)
-                if operator is not None:
-                    linear[number] = layer.weights()[0], operator
+                weight = _runnable(network, step, layer)
+                if weight is not None:
+                    linear[number] = weight
                     continue
             elif isinstance(layer, AbstractGainLayer):
                 if layer.is_affine:
                     continue
-                if any(step.node.outputs[at : at + 1] != ("",) for at in layer.discrete_outputs):
+                if any(
+                    name in moving
+                    for at in layer.discrete_outputs
+                    for name in step.node.outputs[at : at + 1]
+                ):
                     return None
                 if layer.slopes is not None:
                     rest = unary(layer.slopes.radius)
@@ -189,9 +192,9 @@ class _Split:
                     reached.add(name)
             if any(name in outputs for name in step.node.outputs):
                 entering = max(_items(self.network, name) for name in step.signals)
-                work += 4.0 * entering * size * min(entering, size)
+                work += _PART_FLOPS + 4.0 * entering * size * min(entering, size)
             elif number in self.linear:
-                weight, _ = self.linear[number]
+                weight = step.constants[self.linear[number]]
                 channels = max(weight.shape[0], 1) if weight.shape else 1
                 work += 2.0 * size * weight.items * max(made / channels, 1.0)
             work += made * size
@@ -227,19 +230,20 @@ class _Split:
                     yield name, value[0].reshape(size, -1).mT.contiguous(), value[1]
 
     def _applied(self, number: int, x: torch.Tensor, error: float) -> tuple[torch.Tensor, float]:
-        """Apply a linear layer to all columns.
+        """Run a linear layer, without its offset, on all columns.
 
-        Entry by entry the product is wrong by at most γ_n |A||x|, and ‖|A|‖ <= ‖A‖_F. A weight
-        whose entries are themselves off by a factor 1 + ε adds ε|A||x|.
+        Entry by entry the product is wrong by at most γ_n |A||x|, which the layer yields itself
+        when it is run on moduli. A weight whose entries are off by a factor 1 + ε adds ε|A||x|.
         """
-        weight, operator = self.linear[number]
-        made = operator.apply(x.reshape(-1, *(operator.in_shape or ())))
-        shape = self.network.shapes[self.network.steps[number].node.outputs[0]] or ()
-        whole = operator.frobenius()
+        step, at = self.network.steps[number], self.linear[number]
+        weight = step.constants[at]
+        stored = load(weight, torch.float64)
+        run = _runner(step, {at: stored})
+        of_moduli = _runner(step, {at: stored.abs()})
+        (made,), (moduli,) = torch.func.vmap(run)(x), torch.func.vmap(of_moduli)(x.abs())
         share = gamma(weight.items + 2) + 2.0 * weight.entry_error
-        doubt = math.inf if whole is None else share * whole * ROOM
-        moved = self.gains[number].factors[0].upper * error + doubt * _length(x)
-        return made.reshape(x.shape[0], *shape), (moved * ROOM + UNDERFLOW)
+        moved = self.gains[number].factors[0].upper * error + share * _length(moduli) * ROOM
+        return made, (moved * ROOM + UNDERFLOW)
 
     def _affine(
         self, number: int, values: Mapping[str, tuple[torch.Tensor, float]], size: int
@@ -259,12 +263,15 @@ class _Split:
         run = _runner(step, constants)
         moving = [at for at, name in enumerate(step.signals) if name in values]
         offsets = run(*still)
+        # Masks beside the result, as of a dropout, are no real numbers.
+        real = [at for at, offset in enumerate(offsets) if offset.is_floating_point()]
 
         def moved(*columns: torch.Tensor) -> tuple[torch.Tensor, ...]:
             arguments = list(still)
             for at, column in zip(moving, columns, strict=True):
                 arguments[at] = column
-            return run(*arguments)
+            yielded = run(*arguments)
+            return tuple(yielded[at] for at in real)
 
         made = torch.func.vmap(moved)(*(values[step.signals[at]][0] for at in moving))
         terms = max(math.prod(value.shape) for value in still)
@@ -276,10 +283,11 @@ class _Split:
         for at in moving:
             x, before = values[step.signals[at]]
             error += gain.factors[at].upper * (before + share * _length(x)) * ROOM
-        results: list[tuple[torch.Tensor, float] | None] = []
-        for value, offset in zip(made, offsets, strict=True):
+        results: list[tuple[torch.Tensor, float] | None] = [None] * len(offsets)
+        for at, value in zip(real, made, strict=True):
+            offset = offsets[at]
             lost = 4.0 * UNIT * (_length(value) + math.sqrt(size) * _length(offset))
-            results.append((value - offset, (error + lost) * ROOM + UNDERFLOW))
+            results[at] = value - offset, (error + lost) * ROOM + UNDERFLOW
         return results
 
 
@@ -302,31 +310,27 @@ def _between(
     return dict(sorted(found.items()))
 
 
-def _fitting(
-    network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute
-) -> AbstractLinearOperator | None:
-    """Return the operator of a layer if it acts on the trailing axes of its signal, row by row."""
-    shape = network.signal_shapes(step)[0]
+def _runnable(network: Network, step: Step, layer: AbstractLinearLayer) -> int | None:
+    """Return the position of a layer's weight, None where it has several or unknown sizes."""
+    shape, weight = network.signal_shapes(step)[0], layer.weights()[0]
     made = network.shapes.get(step.node.outputs[0])
     if shape is None or made is None:
         return None
-    operator = layer.operator(shape, compute)
-    into, out = operator.in_shape, operator.out_shape
-    if into is None or out is None or layer.weights()[0].entry_error == math.inf:
+    at = [n for n, constant in step.constants.items() if constant is weight]
+    if len(at) != 1 or len(layer.weights()) != 1 or weight.entry_error == math.inf:
         return None
-    fits = shape[len(shape) - len(into) :] == into and made[len(made) - len(out) :] == out
-    return operator if fits and shape[: -len(into)] == made[: -len(out)] else None
+    return at[0]
 
 
 def _runner(
     step: Step, constants: Mapping[int, torch.Tensor]
 ) -> Callable[..., tuple[torch.Tensor, ...]]:
-    """Return the step as a function of its signals."""
+    """Return the step as a function of its signals; constants that are not given are omitted."""
 
     def run(*signals: torch.Tensor) -> tuple[torch.Tensor, ...]:
         arriving = iter(signals)
         inputs = [
-            constants[at] if at in constants else next(arriving) if name else None
+            constants.get(at) if at in step.constants else next(arriving) if name else None
             for at, name in enumerate(step.node.inputs)
         ]
         return invoke(step.node, step.layer, inputs, torch.float64)  # type: ignore[arg-type]

@@ -22,6 +22,9 @@ StepGain = Gain | Unbounded
 Rule = Callable[[Gain, Sequence[Enclosure]], Enclosure]
 """Combine a node's gain with the stretch of each of its signals."""
 
+Refine = Callable[[str, Mapping[str, Enclosure], Enclosure], Enclosure]
+"""Return the least that is known of an edge: its name, all edges before, what the rule gave."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flow:
@@ -80,8 +83,17 @@ def is_continuous(dtype: str) -> bool:
     return isinstance(known, torch.dtype) and (known.is_floating_point or known.is_complex)
 
 
-def flow(network: Network, source: str, gains: Sequence[StepGain], rule: Rule) -> Flow:
-    """Carry a difference at one input through the graph; all other inputs stand still."""
+def flow(
+    network: Network,
+    source: str,
+    gains: Sequence[StepGain],
+    rule: Rule,
+    refine: Refine | None = None,
+) -> Flow:
+    """Carry a difference at one input through the graph; all other inputs stand still.
+
+    `refine` may know a lower bound for an edge than the rule gives, from those before it.
+    """
     edges: dict[str, Enclosure] = {
         edge.name: ONE if edge.name == source else ZERO for edge in network.graph.inputs
     }
@@ -101,12 +113,22 @@ def flow(network: Network, source: str, gains: Sequence[StepGain], rule: Rule) -
         for position, name in enumerate(step.node.outputs):
             if not name:
                 continue
-            edges[name] = leaving
+            edges[name] = leaving if refine is None else refine(name, edges, leaving)
             if position in _discrete_positions(step) and not leaving.is_zero:
                 edges[name] = Enclosure.unknown()
                 if name in read and number not in blocked:
                     blocked[number] = "the positions it yields jump"
     return Flow(source, edges, blocked)
+
+
+def jointly(flows: Sequence[Flow], targets: Sequence[str]) -> Enclosure:
+    """Bound the movement of all targets together when all sources move together.
+
+    |d_o| <= Σ_i L_oi |d_i| <= √(Σ_i L_oi²) |d|, and the same root again over the targets.
+    """
+    return root_sum_of_squares(
+        root_sum_of_squares(one.edges.get(target, ZERO) for one in flows) for target in targets
+    )
 
 
 def backflow(

@@ -60,14 +60,9 @@ class Query:
                 slug="input-name",
                 hint=f"it has {listed}",
             )
-        found = {}
-        for name in sources:
-            span = self.ranges.get(name, self.ranges.get(""))
-            if span is not None:
-                found[name] = Values.between(*span)
-        return found
+        return {name: Values.between(*span) for name, span in self.box(sources).items()}
 
-    @property
-    def box(self) -> tuple[float, float] | None:
-        """The range of all inputs, where one is stated for all."""
-        return self.ranges.get("") if set(self.ranges) == {""} else None
+    def box(self, sources: tuple[str, ...]) -> Ranges:
+        """Return the range of every input that has one, by its name."""
+        spans = {name: self.ranges.get(name, self.ranges.get("")) for name in sources}
+        return {name: span for name, span in spans.items() if span is not None}

@@ -69,6 +69,31 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """The convex set of inputs on which L and E hold: a sample and what it becomes lie in it."""
+
+    box: tuple[float, float] | None = None
+    radius: float | None = None
+
+    def holds(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Tell for each row whether it lies inside."""
+        rows = inputs.double().flatten(1)
+        inside = torch.ones(len(rows), dtype=torch.bool)
+        if self.box is not None:
+            inside &= (rows >= self.box[0]).all(1) & (rows <= self.box[1]).all(1)
+        if self.radius is not None:
+            inside &= torch.linalg.vector_norm(rows, dim=1) * (1 + _ROUNDING) <= self.radius
+        return inside
+
+    @property
+    def text(self) -> str:
+        """What it is, "" for everything."""
+        box = f"in [{self.box[0]:g}, {self.box[1]:g}]" if self.box is not None else ""
+        radius = f"of norm at most {self.radius:g}" if self.radius is not None else ""
+        return " and ".join(filter(None, (box, radius)))
+
+
+@dataclass(frozen=True, slots=True)
 class Certified:
     """How far each sample may be moved (ℓ2) without a change of its class, for certain."""
 
@@ -140,8 +165,11 @@ def margins(
     *,
     distances: Sequence[float] = (),
     executed_error: Enclosure = ZERO,
+    region: Region | None = None,
 ) -> Certified:
     """Certify the class of every sample, given an upper bound of the Lipschitz constant.
+
+    A radius is about inputs of the region only, and 0 for a sample outside of it.
 
     `executed_error` bounds the distance (ℓ2) between the outputs of the running network and
     those of the exact one; 0 certifies the exact one.
@@ -158,7 +186,8 @@ def margins(
     others = outputs.scatter(1, wanted[:, None], -math.inf).amax(dim=1)
     allowance = _ROUNDING * outputs.abs().amax(dim=1)
     right = (own > others) & outputs.isfinite().all(dim=1)
-    left = torch.where(right, own - others - allowance, 0.0)
+    held = right if region is None else right & region.holds(samples.inputs)
+    left = torch.where(held, own - others - allowance, 0.0)
     stretch = _ROOT_TWO.times(Enclosure.at_most(upper.hi, upper.rigor))
     lost = _ROOT_TWO.times(executed_error)
     radii = tuple(_radius(margin, stretch, lost) for margin in left.tolist())

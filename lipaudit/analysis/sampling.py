@@ -24,7 +24,8 @@ from lipaudit.layers.base import AbstractLinearLayer
 from lipaudit.layers.network import Network
 from lipaudit.results import Measure
 
-Box = tuple[float, float]
+Box = Mapping[str, tuple[float, float]]
+"""Input -> between which numbers its items lie; what is not named is free."""
 
 _FLOPS = 5e10
 """Operations that sampling may take, a few seconds on two cores: fewer points and steps
@@ -33,6 +34,7 @@ _STEP_FLOPS = 4e5
 """What starting one operation costs, in the same unit."""
 _FLOPS_A_NUMBER = 100.0
 """What moving a number through memory costs, in the same unit: ten nanoseconds."""
+_OPERATIONS_A_STEP = 20
 _MAX_ITEMS = 1 << 22
 """Inputs of more items are not sampled: a lower bound is a convenience, not a claim."""
 _MAX_NUMBERS = 1 << 24
@@ -90,20 +92,24 @@ def largest_jacobian(
 ) -> Measure | None:
     """Return the largest Jacobian norm found; None where none can be taken.
 
-    `starts` are inputs to begin with besides random ones, by name, one a row. `box` holds every
-    real input between two numbers. The search ends when it comes close to `enough`, an upper
+    `starts` are inputs to begin with besides random ones, by name, one a row. `box` holds real
+    inputs between two numbers. The search ends when it comes close to `enough`, an upper
     bound. All inputs but the sources are held, at any value there.
     """
     inputs = _Inputs.of(network, sources)
     if inputs is None:
         return None
     given = inputs.flat(starts or {})
-    if box is not None and not box[0] <= box[1]:
-        raise UsageError(f"no number lies between {box[0]:g} and {box[1]:g}", slug="input-range")
-    if box is not None and box[0] == box[1]:
-        return _measure(0.0)  # a single input
+    spans = {name: span for name, span in (box or {}).items() if name in inputs.real}
+    for low, high in spans.values():
+        if not low <= high:
+            raise UsageError(f"no number lies between {low:g} and {high:g}", slug="input-range")
+    if all(name in spans and spans[name][0] == spans[name][1] for name in sources):
+        return _measure(0.0)  # nothing can move
     try:
-        return _measure(_Search(network, inputs, targets, _Wanted(given, box, enough, seed)).run())
+        return _measure(
+            _Search(network, inputs, targets, _Wanted(given, spans, enough, seed)).run()
+        )
     except (_TooLarge, LipauditError, RuntimeError, KeyError, TypeError, ValueError, IndexError):
         # An operation without a derivative or a forward pass: no sample, no lower bound.
         return None
@@ -116,7 +122,7 @@ class _TooLarge(Exception):
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     given: torch.Tensor
-    box: Box | None
+    box: Box
     enough: float
     seed: int
 
@@ -151,6 +157,17 @@ class _Inputs:
         """Return 1 for the coordinates of these inputs and 0 for the others."""
         parts = [torch.full((math.prod(s),), float(n in names)) for n, s in self.shapes.items()]
         return torch.cat(parts).double()
+
+    def ends(self, box: Box) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the least and the largest value of every coordinate."""
+        free = (-math.inf, math.inf)
+        low, high = (
+            torch.cat(
+                [torch.full((math.prod(s),), box.get(n, free)[at]) for n, s in self.shapes.items()]
+            ).double()
+            for at in (0, 1)
+        )
+        return low, high
 
     @property
     def real(self) -> tuple[str, ...]:
@@ -200,7 +217,7 @@ class _Search:
         self._sharp = _rows_of(network, inputs, targets)
         soft = (softened(network, width) for width in _WIDTHS)
         self._smooth = [_rows_of(other, inputs, targets) for other in soft if other is not None]
-        row, start = _row_flops(network), _STEP_FLOPS * len(network.steps)
+        row, start = _row_flops(network), _STEP_FLOPS * _operations(network)
         self._budget = Budget((1 - _RESERVE) * _FLOPS, row=row, run=start)
         self._reserve = Budget(_RESERVE * _FLOPS, row=row, run=start)
         self._domain = _domain(inputs, wanted)
@@ -287,11 +304,10 @@ class _Search:
         stated = torch.tensor(_STARTS, dtype=torch.float64)[:count]
         drawn[: len(stated)] = stated
         points = (noise + drawn[:, :1]) * drawn[:, 1:]
-        if self._wanted.box is not None:
-            low, high = self._wanted.box
-            # Small numbers to the middle of the box, large ones to its sides.
-            if math.isfinite(high - low):
-                points = low + (high - low) * torch.special.ndtr(points)
+        low, high = self._inputs.ends(self._wanted.box)
+        # Small numbers to the middle of the box, large ones to its sides.
+        inside = low + (high - low) * torch.special.ndtr(points)
+        points = torch.where((high - low).isfinite(), inside, points)
         return self._moved(torch.zeros_like(points), points)
 
     def _near(self, peaks: Peaks) -> torch.Tensor:
@@ -324,14 +340,24 @@ def _rows_of(network: Network, inputs: _Inputs, targets: tuple[str, ...]) -> Row
 
 def _domain(inputs: _Inputs, wanted: _Wanted) -> Domain:
     sources, moves = inputs.mask(inputs.sources), inputs.mask(inputs.real)
-    if wanted.box is None:
+    if not wanted.box:
         return Domain(sources, moves)
-    low, high = wanted.box
+    low, high = inputs.ends(wanted.box)
     generator = torch.Generator().manual_seed(wanted.seed)
     # Not the same margin everywhere: equal inputs are a kink of their own (a maximum).
-    span = high - low if math.isfinite(high - low) else 1.0
+    span = torch.where((high - low).isfinite(), high - low, 1.0)
     margin = _MARGIN * span * (1 + torch.rand(2, len(moves), generator=generator).double())
     return Domain(sources, moves, low + margin[0], high - margin[1])
+
+
+def _operations(network: Network) -> int:
+    """Count the operations that are started: a recurrent layer runs step by step."""
+    total = 0
+    for step in network.steps:
+        shape = network.shapes.get(step.signals[0]) if step.signals else None
+        recurrent = step.node.op in {"RNN", "GRU", "LSTM"} and shape is not None
+        total += _OPERATIONS_A_STEP * max(shape[:2]) if recurrent and shape else 1
+    return total
 
 
 def _row_flops(network: Network) -> float:

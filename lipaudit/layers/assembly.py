@@ -54,6 +54,11 @@ class Concat(AbstractGainLayer):
         return (torch.cat(operands(inputs), self.axis),)
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return True
@@ -91,6 +96,11 @@ class Expand(AbstractGainLayer):
         """Broadcast both ways; nothing is copied in memory."""
         x = operand(inputs)
         return (x.expand(broadcast(tuple(x.shape), self.shape)),)
+
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
 
     @property
     def is_affine(self) -> bool:
@@ -138,6 +148,11 @@ class Tile(AbstractGainLayer):
     def forward(self, inputs: Inputs) -> Outputs:
         """Repeat."""
         return (operand(inputs).repeat(self.repeats),)
+
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
 
     @property
     def is_affine(self) -> bool:

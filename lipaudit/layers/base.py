@@ -249,8 +249,11 @@ class AbstractGainLayer(AbstractLayer):
 
     @property
     def is_rising(self) -> bool:
-        """Whether every result grows with every signal and is a sum, an extreme or an item."""
-        return self.is_affine
+        """Whether every result grows with every signal and is a sum, an extreme or an item.
+
+        Such a layer need not say anything about values: it is run on both ends.
+        """
+        return False
 
     @property
     def slopes(self) -> Slope | None:

@@ -48,6 +48,11 @@ class _AbstractGather(AbstractGainLayer):
         return (self.pick(operand(inputs), operand(inputs, 1).long()),)
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return self.indices is not None
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return self.indices is not None

@@ -100,6 +100,11 @@ class GlobalAveragePool(AbstractGainLayer):
         return (x.mean(tuple(range(2, x.dim())), keepdim=True),)
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return True
@@ -197,6 +202,11 @@ class AdaptiveAveragePool(AbstractGainLayer):
         if x.is_meta and x.dim() == len(self.outputs) + 2:
             return (x.new_empty(*x.shape[:2], *self.outputs),)
         return (along(x, self._maps(tuple(x.shape[2:])), 2),)
+
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
 
     @property
     def is_affine(self) -> bool:

@@ -192,6 +192,11 @@ class Where(AbstractGainLayer):
         return (torch.where(condition, chosen, other),)
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return self.condition is not None
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return self.condition is not None

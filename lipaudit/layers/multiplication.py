@@ -27,7 +27,7 @@ from lipaudit.layers.magnitude import magnitudes
 from lipaudit.layers.operands import operand, operands
 from lipaudit.layers.pointwise import steep
 from lipaudit.layers.registry import layer
-from lipaudit.layers.values import Values, at_least, enclosing
+from lipaudit.layers.values import SLACK, Values, at_least, enclosing
 
 _UNIT = 2.0**-53
 _NEEDS_SHAPE = Unbounded(
@@ -83,11 +83,6 @@ class Product(AbstractGainLayer):
         """See `AbstractGainLayer.is_affine`."""
         return self.factor is not None
 
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return False
-
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the diagonal map, where one factor is stored."""
         if self.factor is None:
@@ -100,6 +95,8 @@ class Product(AbstractGainLayer):
         """Return for each signal the largest factor it meets: d(a b) = b da + a db."""
         if self.factor is not None:
             return self.gain(shapes)
+        if any(shape is None for shape in shapes):
+            return _NEEDS_SHAPE
         factors = []
         for own, other in ((0, 1), (1, 0)):
             if not values[other].is_finite:
@@ -177,11 +174,6 @@ class Quotient(AbstractGainLayer):
         """See `AbstractGainLayer.is_affine`."""
         return self.divisor is not None
 
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return False
-
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the diagonal map, where the divisor is stored."""
         if self.divisor is None:
@@ -203,6 +195,8 @@ class Quotient(AbstractGainLayer):
         """Return for a divisor b that keeps away from 0: d(a/b) = da/b - a/b² db."""
         if self.divisor is not None:
             return self.gain(shapes)
+        if any(shape is None for shape in shapes):
+            return _NEEDS_SHAPE
         inverse = _inverse(values[-1])
         slopes = [inverse] if len(shapes) == 2 else []
         if inverse.is_finite:
@@ -224,7 +218,7 @@ class Quotient(AbstractGainLayer):
     @property
     def dividend(self) -> Values:
         """Bound the stored dividend, where only the divisor is a signal."""
-        if self.numerator is None:
+        if self.numerator is None or self.numerator.entry_error > SLACK:
             return Values.unknown()
         return Values.exactly(self.numerator.values())
 
@@ -280,6 +274,8 @@ class Power(AbstractGainLayer):
         """Return the largest |p x^(p-1)|: at an end where x > 0, else where |x| is largest."""
         if self.exponent is None or isinstance(self.gain(shapes), Gain):
             return self.gain(shapes)
+        if shapes[0] is None or self.exponent.entry_error:
+            return _NEEDS_SHAPE if shapes[0] is None else self.gain(shapes)
         power, (base,) = self.exponent.values(), values
         if bool((base.lo > 0).all()):
             ends = [power.abs() * torch.pow(x, power - 1) for x in (base.lo, base.hi)]

@@ -30,6 +30,11 @@ class _AbstractPermutation(AbstractGainLayer):
     folding: ClassVar[Folding] = MOVED
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return True

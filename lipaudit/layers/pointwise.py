@@ -76,8 +76,11 @@ class Trend:
     pole: bool = False
     """Whether it has a pole at 0, so that nothing is known of values on both sides."""
 
-    def values(self, function: Function, x: Values) -> tuple[Values, ...]:
-        """Bound what a function of this trend makes of such values."""
+    def values(self, function: Function, x: Values, stretch: float) -> tuple[Values, ...]:
+        """Bound what a function of this trend makes of such values.
+
+        Inside, terms may cancel that are no larger than |f(0)| and the stretch times |x|.
+        """
         low, high = self.within
         if self.least_at is None:
             return (Values.between(low, high),)
@@ -87,7 +90,9 @@ class Trend:
         left, right, least = (_evaluated(function, at) for at in (x.lo, x.hi, turn))
         least = torch.minimum(least, torch.minimum(left, right))
         least = torch.where(x.lo < 0, least - self.dip, least)
-        found = enclosing(least, torch.maximum(left, right))
+        inner = stretch * x.magnitude + function(torch.zeros_like(x.lo)).abs()
+        moduli = torch.nan_to_num(inner, nan=0.0, posinf=0.0)
+        found = enclosing(least, torch.maximum(left, right), moduli)
         return (Values(found.lo.clamp(min=low), found.hi.clamp(max=high)),)
 
 
@@ -202,7 +207,8 @@ class Pointwise(AbstractGainLayer):
         """Return what the function makes of the ends, and of the least point between them."""
         if self.trend is None or inputs[0] is None:
             return ()
-        return self.trend.values(self.function, inputs[0])
+        stretch = self.slope.stretch.upper if isinstance(self.slope, Slope) else 0.0
+        return self.trend.values(self.function, inputs[0], stretch)
 
 
 def _by_slope(slope: Slope | Unbounded) -> Trend | None:

@@ -191,6 +191,11 @@ class AveragePool(AbstractGainLayer):
         return (along(x, self._maps(tuple(x.shape[2:])), 2),)
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return True

@@ -251,6 +251,11 @@ class Pad(AbstractGainLayer):
         return (x,)
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return True

@@ -32,6 +32,11 @@ class _AbstractSelection(AbstractGainLayer):
     folding: ClassVar[Folding] = COPIED
 
     @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
+    @property
     def is_affine(self) -> bool:
         """See `AbstractGainLayer.is_affine`."""
         return True

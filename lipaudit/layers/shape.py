@@ -27,6 +27,8 @@ from lipaudit.layers.operands import Inputs, Outputs, operand
 from lipaudit.layers.registry import layer
 from lipaudit.layers.values import Values, rising
 
+_SINGLE = 4
+"""Bytes of float32: casts to narrower types are the ones that people make on purpose."""
 _ISOMETRY = unary(ONE, "rearranges its items")
 
 
@@ -34,6 +36,11 @@ class _AbstractRearrangement(AbstractGainLayer):
     """A layer that gives each item of its signal one new place, or none of them any change."""
 
     folding: ClassVar[Folding] = MOVED
+
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
 
     @property
     def is_affine(self) -> bool:
@@ -132,6 +139,12 @@ class Cast(AbstractGainLayer, AbstractRetypable):
         """See `AbstractGainLayer.is_affine`."""
         return self.dtype.is_floating_point
 
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return what comes: the identity in real numbers, whatever a run rounds to."""
+        x = inputs[0]
+        real = x is not None and x.lo.is_floating_point() and (self.dtype.is_floating_point)
+        return (x,) if x is not None and real else ()
+
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1 between real types: rounding is no part of the exact-real function."""
         del shapes
@@ -158,6 +171,9 @@ def cast(x: torch.Tensor, dtype: torch.dtype, *, saturate: bool = True) -> torch
 
 def cast_gain(dtype: torch.dtype) -> Gain | Unbounded:
     """Return 1 for a cast to a real type, nothing for a rounding one."""
+    if dtype.is_floating_point and dtype.itemsize < _SINGLE:
+        assumed = (f"a cast to {str(dtype).removeprefix('torch.')} rounds nothing",)
+        return Gain((ONE,), method="the identity in real numbers", assumptions=assumed)
     if dtype.is_floating_point or dtype.is_complex:
         return unary(ONE, "the identity in real numbers")
     return Unbounded("discontinuous", f"a cast to {dtype} rounds")
@@ -194,6 +210,16 @@ class CastLike(AbstractGainLayer):
         """Convert the items to the type that the second input has in this run."""
         like = operand(inputs, 1).dtype
         return (cast(operand(inputs, 0), like, saturate=self.saturate),)
+
+    def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
+        """Return what comes: the identity in real numbers, whatever a run rounds to."""
+        x = inputs[0]
+        real = (
+            x is not None
+            and x.lo.is_floating_point()
+            and (self.dtype is None or self.dtype.is_floating_point)
+        )
+        return (x,) if x is not None and real else ()
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1 for the first signal, 0 for the second.

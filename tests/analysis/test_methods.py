@@ -10,9 +10,21 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx.helper import (
+    make_graph,
+    make_model,
+    make_node,
+    make_opsetid,
+    make_tensor_value_info,
+)
+from onnx.numpy_helper import from_array
 from torch import nn
 
 import lipaudit
@@ -319,3 +331,75 @@ def test_the_measured_figure_says_how_it_was_proved() -> None:
     found = bounds(chain(0, (3, 4, 2), nn.ReLU), 3)
     assert "Cholesky" in found["sdp"].measure.method
     assert averaged.Averaged.summary
+
+
+Swapped = tuple[str, list[onnx.NodeProto], dict[str, list[object]], tuple[int, ...], float]
+SWAPPED: list[Swapped] = [
+    (
+        "left",
+        [make_node("MatMul", ["w", "x"], ["a"]), make_node("Mul", ["a", "m"], ["y"])],
+        {"w": [[0, 0], [3, 0]], "m": [[1, 0], [1, 0]]},
+        (2, 2),
+        3.0,
+    ),
+    (
+        "turned",
+        [
+            make_node("Mul", ["x", "d"], ["a"]),
+            make_node("Gemm", ["a", "w"], ["y"], transA=1),
+        ],
+        {"w": [[0, 0], [3, 0]], "d": [[1, 0], [1, 0]]},
+        (2, 2),
+        3.0,
+    ),
+    (
+        "einsum",
+        [
+            make_node("Einsum", ["x", "w"], ["a"], equation="ij,jk->ki"),
+            make_node("Mul", ["a", "m"], ["y"]),
+        ],
+        {"w": [[0, 3], [0, 0]], "m": [[0, 0], [1, 0]]},
+        (2, 2),
+        3.0,
+    ),
+    (
+        "stacked",
+        [make_node("MatMul", ["x", "w"], ["a"]), make_node("Mul", ["a", "m"], ["y"])],
+        {"w": [[[5, 0], [0, 5]], [[0.1, 0], [0, 0.1]]], "m": [[[0], [1]], [[1], [1]]]},
+        (2, 2, 2),
+        5.0,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", SWAPPED, ids=lambda case: case[0])
+def test_maps_of_square_signals_act_on_their_own_axis(tmp_path: Path, case: Swapped) -> None:
+    """Where both axes have one size, shapes do not tell which of them a matrix acts on."""
+    name, nodes, stored, shape, truth = case
+    graph = make_graph(
+        nodes,
+        name,
+        [make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [from_array(np.array(v, dtype=np.float32), k) for k, v in stored.items()],
+    )
+    path = tmp_path / f"{name}.onnx"
+    onnx.save(make_model(graph, opset_imports=[make_opsetid("", 17)]), path)
+    for method, upper in uppers(str(path)).items():
+        assert upper >= truth * (1 - 1e-6), method
+
+
+@pytest.mark.parametrize("mode", ["replicate", "circular"])
+def test_taps_that_cancel_are_not_trusted(mode: Literal["replicate", "circular"]) -> None:
+    """[2^60, 1, -2^60] on one pixel with copies: the large taps read it, and cancel."""
+    conv = nn.Conv1d(1, 1, 3, padding=1, padding_mode=mode, bias=False)
+    conv.weight.data = torch.tensor([[[2.0**60, 1.0, -(2.0**60)]]])
+    for method, upper in uppers(nn.Sequential(conv).eval(), 1, 1).items():
+        assert upper >= 1, method
+
+
+def test_a_dropout_changes_nothing() -> None:
+    plain = chain(1, (3, 4, 2), nn.ReLU)
+    first, activation, last = plain
+    dropped = nn.Sequential(first, activation, nn.Dropout(0.3), last).eval()
+    assert uppers(dropped, 3) == pytest.approx(uppers(plain, 3))

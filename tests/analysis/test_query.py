@@ -1,6 +1,7 @@
 """What can be asked besides the bound: parts, pairs, ranges, the run, samples, advice."""
 
 import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -68,9 +69,10 @@ def test_a_part_of_a_network(stages: nn.Module) -> None:
     assert graph == pytest.approx((1 + second) * last, rel=1e-6)
 
 
-def test_a_part_that_does_not_hang_together_is_constant(stages: nn.Module) -> None:
-    report = asked(stages, 4, start="last", end="first")
-    assert upper(report) == 0
+def test_a_part_that_runs_backwards_is_refused(stages: nn.Module) -> None:
+    """Its constant is 0, which would pass any gate; nobody means it."""
+    with pytest.raises(UsageError, match="'last' does not lead to 'first'"):
+        asked(stages, 4, start="last", end="first")
 
 
 def test_a_name_that_is_not_there_is_named(stages: nn.Module) -> None:
@@ -315,3 +317,122 @@ def test_the_range_that_an_image_model_states_is_taken(tmp_path: Path) -> None:
     report = lipaudit.bound(tmp_path / "stated.onnx").models[0]
     assert upper(report) == pytest.approx(2.0, rel=1e-6)
     assert any("[0, 1], as the file says" in text for text in report.bounds[0].assumptions)
+
+
+def saved(path: Path, nodes: list[onnx.NodeProto], shape: list[int | str], **stored: object) -> str:
+    """Write an ONNX file with one input x and one output y."""
+    graph = onnx.helper.make_graph(
+        nodes,
+        path.stem,
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.asarray(v), k) for k, v in stored.items()],
+    )
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opset), path)
+    return str(path)
+
+
+node = onnx.helper.make_node
+
+
+@pytest.mark.parametrize("low", [0.3, 0.7, 0.013])
+def test_casts_round_no_bound_of_values(tmp_path: Path, low: float) -> None:
+    """1/x on [low, 1] has slope 1/low², whatever type the file computes in."""
+    cast = node("Cast", ["x"], ["a"], to=onnx.TensorProto.FLOAT16)
+    back = node("Cast", ["a"], ["b"], to=onnx.TensorProto.FLOAT)
+    path = saved(tmp_path / "c.onnx", [cast, back, node("Reciprocal", ["b"], ["y"])], [1, 3])
+    assert upper(lipaudit.bound(path, input_range=(low, 1.0)).models[0]) >= low**-2
+
+
+def test_a_bound_for_all_items_is_no_scalar_factor(tmp_path: Path) -> None:
+    """tanh(x)·max tanh(x) stretches by about √N at N equal items: no number for every N."""
+    nodes = [
+        node("Tanh", ["x"], ["a"]),
+        node("ReduceMax", ["a"], ["b"], axes=[1], keepdims=1),
+        node("Mul", ["a", "b"], ["y"]),
+    ]
+    report = lipaudit.bound(saved(tmp_path / "m.onnx", nodes, [1, "N"])).models[0]
+    assert upper(report) == math.inf
+    sized = lipaudit.bound(saved(tmp_path / "n.onnx", nodes, [1, 100])).models[0]
+    assert upper(sized) >= 9.9
+
+
+def test_terms_that_cancel_inside_a_function_are_allowed_for(tmp_path: Path) -> None:
+    """0.2·x + 0.5 near x = -2.5 is tiny; 1/that is as uncertain as the sum was rounded."""
+    nodes = [
+        node("HardSigmoid", ["x"], ["a"], alpha=0.2, beta=0.5),
+        node("Reciprocal", ["a"], ["y"]),
+    ]
+    path = saved(tmp_path / "h.onnx", nodes, [1, 1])
+    span = (-2.4999999627470966, 0.0)
+    # What the file holds are the float32 roundings of 0.2 and 0.5.
+    alpha = float(np.float32(0.2))
+    least = Fraction(alpha) * Fraction(span[0]) + Fraction(1, 2)
+    found = upper(lipaudit.bound(path, input_range=span).models[0])
+    assert least <= 0 or found >= float(Fraction(alpha) / least**2)
+
+
+def test_positions_have_no_bound_in_any_pair(tmp_path: Path) -> None:
+    nodes = [
+        node("TopK", ["x", "k"], ["values", "places"]),
+        node("Cast", ["places"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    path = tmp_path / "t.onnx"
+    saved(path, nodes, [1, 4], k=np.array([2], dtype=np.int64))
+    model = onnx.load(path)
+    values = onnx.helper.make_tensor_value_info("values", onnx.TensorProto.FLOAT, None)
+    model.graph.output.append(values)
+    onnx.save(model, path)
+    report = lipaudit.bound(path).models[0]
+    assert upper(report) == math.inf
+    pairs = {pair.target: pair.measure.upper for pair in report.pairs}
+    assert pairs == {"y": math.inf, "values": 1.0}
+
+
+def test_a_part_does_not_end_inside_of_a_folded_node() -> None:
+    linear, norm_layer = nn.Linear(3, 3, bias=False), nn.BatchNorm1d(3)
+    linear.weight.data, norm_layer.weight.data = torch.eye(3), torch.full((3,), 0.1)
+    module = nn.Sequential(linear, norm_layer).eval()
+    with pytest.raises(UsageError, match="merged"):
+        asked(module, 3, end="0")
+    with pytest.raises(UsageError, match="merged"):
+        asked(module, 3, start="1")
+    assert upper(asked(module, 3, start="0", end="1")) == pytest.approx(0.1, rel=1e-4)
+
+
+def test_radii_are_about_the_inputs_on_which_the_bound_holds(tmp_path: Path) -> None:
+    path = saved(tmp_path / "s.onnx", [node("Mul", ["x", "x"], ["y"])], [1, 2])
+    samples = tmp_path / "data.npy"
+    np.save(samples, np.array([[10.0, 0.0], [1.0, 0.0]], dtype=np.float32))
+    report = lipaudit.bound(path, input_range=(0.0, 1.0), data=samples).models[0]
+    assert report.certificates is not None
+    assert report.certificates.radii[0] == 0
+    assert report.certificates.radii[1] == pytest.approx(1 / (2 * 2**0.5), rel=1e-6)
+    assert "in [0, 1]" in report.certificates.of
+
+
+def test_radii_of_the_running_network_are_about_its_radius(
+    tmp_path: Path, stages: nn.Module
+) -> None:
+    samples = tmp_path / "far.npy"
+    np.save(samples, np.full((1, 4), 1e6, dtype=np.float32))
+    report = asked(stages, 4, executed="float16", input_radius=1.0, data=samples)
+    assert report.certificates is not None
+    assert report.certificates.radii == (0.0,)
+
+
+def test_a_named_range_also_holds_the_lower_bound(tmp_path: Path) -> None:
+    path = saved(tmp_path / "q.onnx", [node("Mul", ["x", "x"], ["y"])], [1, 3])
+    report = lipaudit.bound(path, input_range={"x": (0.0, 1.0)}).models[0]
+    assert report.bound is not None
+    assert 1.9 <= report.bound.measure.lower <= report.bound.measure.upper <= 2.0001
+
+
+def test_advice_names_no_command_where_batch_norms_are_folded() -> None:
+    norm_layer = nn.BatchNorm1d(2)
+    norm_layer.weight.data.fill_(3.0)
+    module = nn.Sequential(nn.Linear(2, 2), norm_layer, nn.Linear(2, 2)).eval()
+    report = asked(module, 2, limit=1e-3)
+    assert "lipaudit clip" not in report.advice
+    assert "batch norms folded" in report.advice

@@ -41,7 +41,7 @@ def lower(
         tuple(edge.name for edge in graph.inputs),
         tuple(edge.name for edge in graph.outputs),
         starts=starts,
-        box=box,
+        box=None if box is None else {edge.name: box for edge in graph.inputs},
         seed=seed,
     )
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import lipaudit
 from lipaudit.formats.detect import read_model
 from lipaudit.graph.rewrites.batch_norm import fold_batch_norms
 from lipaudit.layers import network
@@ -40,8 +41,8 @@ def test_the_folded_network_computes_the_same(name: str, tmp_path: Path) -> None
     module = nn.Sequential(layer, normalized(4, rank), nn.ReLU()).eval().double()
     torch.save(module, tmp_path / "m.pt")
     model = read_model(str(tmp_path / "m.pt"))
-    graph = network.build(model.graph, {"input": shape}).graph
-    folded = fold_batch_norms(graph)
+    built = network.build(model.graph, {"input": shape})
+    folded = fold_batch_norms(built.graph, built.shapes)
     assert [node.op for node in folded.nodes][-1:] == ["Relu"]
     assert len(folded.nodes) == 2
     assert len(folded.nodes[0].sources) == 2
@@ -69,5 +70,20 @@ def test_a_map_that_is_used_twice_is_not_folded() -> None:
     from lipaudit.formats.live import from_module  # noqa: PLC0415 - only this test exports
 
     model = from_module(Twice().eval(), [(1, 2, 6, 6)])
-    graph = network.build(model.graph).graph
-    assert len(fold_batch_norms(graph).nodes) == len(graph.nodes)
+    built = network.build(model.graph)
+    folded = fold_batch_norms(built.graph, built.shapes)
+    assert len(folded.nodes) == len(built.graph.nodes)
+
+
+def test_a_batch_norm_over_another_axis_than_the_outputs_is_not_folded() -> None:
+    """Linear(3, 5) on (B, 5, 3) yields (B, 5, 5): the norm's channels are axis 1, not the last."""
+    linear, norm = nn.Linear(3, 5, bias=False), nn.BatchNorm1d(5)
+    with torch.no_grad():
+        linear.weight.zero_()
+        linear.weight[0, 0], linear.weight[1, 1] = 10.0, 0.1
+        norm.weight.copy_(torch.tensor([0.01, 1.0, 1.0, 1.0, 1.0]))
+    module = nn.Sequential(linear, norm).eval()
+    report = lipaudit.bound(module, input_shape=(5, 3)).models[0]
+    assert report.bound is not None
+    # γ/√(1 + ε) = 1 for all channels but the first, so that the map stretches by 10.
+    assert report.bound.measure.upper >= 10 * (1 - 1e-5)

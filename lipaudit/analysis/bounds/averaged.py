@@ -13,12 +13,13 @@ What is bounded by going one node at a time, as in the graph bound, is bounded s
 is less.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from lipaudit.analysis.bounds.base import AbstractBound, Question, register
 from lipaudit.analysis.linear_parts import Bend, LinearParts
-from lipaudit.analysis.propagate import summed
-from lipaudit.enclosure import ONE, ZERO, Enclosure, root_sum_of_squares, total
+from lipaudit.analysis.propagate import Flow, flow, jointly, summed
+from lipaudit.enclosure import ONE, ZERO, Enclosure, total
 from lipaudit.layers.base import Gain
 from lipaudit.results import Bound, Measure
 
@@ -35,10 +36,8 @@ class Averaged(AbstractBound):
         parts = question.parts
         if parts is None or not parts.written:
             return None
-        whole = root_sum_of_squares(
-            root_sum_of_squares(moved.get(target, ZERO) for target in question.targets)
-            for moved in (movements(question, parts, source) for source in question.sources)
-        )
+        flows = [movements(question, source) for source in question.sources]
+        whole = jointly(flows, question.targets)
         used = [gain for gain in question.gains if isinstance(gain, Gain)]
         assumptions = [*question.assumptions, *(text for g in used for text in g.assumptions)]
         return Bound(
@@ -49,37 +48,30 @@ class Averaged(AbstractBound):
         )
 
 
-def movements(question: Question, parts: LinearParts | None, source: str) -> dict[str, Enclosure]:
+def movements(question: Question, source: str) -> Flow:
     """Bound how far every edge moves when one input moves by 1 and the others stand still."""
-    network = question.network
-    bends = {bend.output: bend for bend in parts.bends} if parts is not None else {}
-    edges = {edge.name: ONE if edge.name == source else ZERO for edge in network.graph.inputs}
-    rests = {name: edges[name] for name in question.sources}
-    for step, gain in zip(network.steps, question.gains, strict=True):
-        arriving = [edges.get(name, Enclosure.unknown()) for name in step.signals]
-        if all(signal.is_zero for signal in arriving):
-            leaving = ZERO
-        elif isinstance(gain, Gain):
-            leaving = summed(gain, arriving).without_lower()
-        else:
-            leaving = Enclosure.unknown()
-        for name in step.node.outputs:
-            bend = bends.get(name)
-            if bend is not None:
-                rests[name] = _rest(bend, edges)
-            edges[name] = leaving
-            written = _written(parts, name, rests) if parts is not None else None
-            if written is not None and written.hi < leaving.hi:
-                edges[name] = written
-    return edges
+    parts = question.parts
+    if parts is None:
+        return flow(question.network, source, question.gains, summed)
+    bends = {bend.output: bend for bend in parts.bends}
+    rests = {name: ONE if name == source else ZERO for name in question.sources}
+
+    def refined(name: str, edges: Mapping[str, Enclosure], leaving: Enclosure) -> Enclosure:
+        bend = bends.get(name)
+        if bend is not None:
+            rests[name] = _rest(bend, edges)
+        written = _written(parts, name, rests)
+        return written if written is not None and written.hi < leaving.hi else leaving
+
+    return flow(question.network, source, question.gains, summed, refined)
 
 
-def _rest(bend: Bend, edges: dict[str, Enclosure]) -> Enclosure:
+def _rest(bend: Bend, edges: Mapping[str, Enclosure]) -> Enclosure:
     arriving = [edges.get(name, Enclosure.unknown()) for name in bend.signals]
     return ZERO if all(s.is_zero for s in arriving) else summed(bend.rest, arriving)
 
 
-def _written(parts: LinearParts, edge: str, rests: dict[str, Enclosure]) -> Enclosure | None:
+def _written(parts: LinearParts, edge: str, rests: Mapping[str, Enclosure]) -> Enclosure | None:
     """Return Σ_j ‖M_kj‖ s_j for an edge k, None where a matrix that counts is not written out."""
     terms = []
     for source, rest in rests.items():

@@ -1,8 +1,6 @@
 """The two bounds that multiply gains along the graph: `product` and `graph`.
 
-Both hold for the difference of all inputs at once: if output o moves by at most L_oi |d_i|
-when input i moves by d_i, then |d_o| <= Σ_i L_oi |d_i| <= √(Σ_i L_oi²) |d|, and over several
-outputs the root of the sum of squares again.
+Both hold for the difference of all inputs at once (`propagate.jointly`).
 """
 
 from typing import ClassVar
@@ -10,8 +8,16 @@ from typing import ClassVar
 from lipaudit.analysis.bounds.base import AbstractBound, Question, register
 from lipaudit.analysis.growth import typical_growth
 from lipaudit.analysis.layerwise import kind, title
-from lipaudit.analysis.propagate import Flow, Rule, backflow, flow, largest_times_own, summed
-from lipaudit.enclosure import Enclosure, root_sum_of_squares
+from lipaudit.analysis.propagate import (
+    Flow,
+    Rule,
+    backflow,
+    flow,
+    jointly,
+    largest_times_own,
+    summed,
+)
+from lipaudit.enclosure import Enclosure
 from lipaudit.layers.base import Gain
 from lipaudit.results import Bound, Factor, Measure
 
@@ -43,7 +49,7 @@ class GraphSum(AbstractBound):
 def _propagated(question: Question, name: str, rule: Rule) -> Bound:
     network = question.network
     flows = [flow(network, source, question.gains, rule) for source in question.sources]
-    whole = root_sum_of_squares(_joint(flows, target) for target in question.targets)
+    whole = jointly(flows, question.targets)
     assumptions = [
         *question.assumptions,
         *(text for gain in question.gains if isinstance(gain, Gain) for text in gain.assumptions),
@@ -57,17 +63,13 @@ def _propagated(question: Question, name: str, rule: Rule) -> Bound:
     )
 
 
-def _joint(flows: list[Flow], edge: str) -> Enclosure:
-    return root_sum_of_squares(one.edges.get(edge, Enclosure.exactly(0)) for one in flows)
-
-
 def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor, ...]:
     """Return every node on the way, with its own stretch when all its signals move at once."""
     factors = []
     back = backflow(question.network, question.gains, question.targets)
     typical = typical_growth(question)
     for number, (step, gain) in enumerate(zip(question.network.steps, question.gains, strict=True)):
-        running = _joint(flows, step.node.outputs[0]) if step.node.outputs else None
+        running = jointly(flows, step.node.outputs[:1]) if step.node.outputs else None
         if running is None or running.is_zero:
             continue
         if isinstance(gain, Gain):
@@ -80,7 +82,7 @@ def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor,
                 title(step),
                 kind(step),
                 own,
-                Measure.of(running, question_of(step.node.origin)),
+                Measure.of(running, merged_names(step.node.origin)),
                 Measure.of(back.get(step.node.outputs[0], Enclosure.exactly(0)), ""),
                 question.expected.get(number, (None,))[0],
                 forward,
@@ -90,7 +92,7 @@ def _factors(question: Question, flows: list[Flow], rule: Rule) -> tuple[Factor,
     return tuple(factors)
 
 
-def question_of(origin: tuple[str, ...]) -> str:
+def merged_names(origin: tuple[str, ...]) -> str:
     """Name the file's own nodes behind a step, when a rewrite merged several."""
     return " + ".join(origin) if len(origin) > 1 else ""
 

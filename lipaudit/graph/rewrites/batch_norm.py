@@ -23,10 +23,14 @@ Read = Callable[[], torch.Tensor]
 _PARAMETERS = slice(1, 5)  # scale, bias, mean, variance
 
 
-def fold_batch_norms(graph: Graph) -> Graph:
-    """Fold each batch norm whose input comes from one linear map and goes nowhere else."""
+def fold_batch_norms(graph: Graph, shapes: Mapping[str, Shape | None]) -> Graph:
+    """Fold each batch norm whose input comes from one linear map and goes nowhere else.
+
+    A batch norm counts its channels along axis 1, a dense layer its outputs along the last one:
+    they are the same only in a matrix, which the shapes of the edges must tell.
+    """
     makers = {node.outputs[0]: node for node in graph.nodes if node.outputs}
-    uses = Counter(name for node in graph.nodes for name in node.inputs)
+    uses = Counter(name for node in graph.nodes for name in {*node.inputs, *node.captures})
     uses.update(edge.name for edge in graph.outputs)
     constants = dict(graph.constants)
     folded: dict[str, Node] = {}
@@ -36,6 +40,9 @@ def fold_batch_norms(graph: Graph) -> Graph:
             continue
         before = makers.get(node.inputs[0])
         if before is None or uses[node.inputs[0]] != 1 or len([o for o in node.outputs if o]) != 1:
+            continue
+        shape = shapes.get(node.inputs[0])
+        if before.op == "Linear" and (shape is None or len(shape) != 2):
             continue
         merged = _merge(before, node, constants)
         if merged is not None:
@@ -73,7 +80,7 @@ def _merge(before: Node, norm: Node, constants: dict[str, Constant]) -> Node | N
     shift = bias.values() if bias is not None else torch.zeros_like(scale)
     offset = (shift - known[2].values()) * scale + known[1].values()
     names = f"{_label(before, weight)} + {_label(norm, known[0])}"
-    scaled = _scaled(f"{names}.weight", weight, scale, axis)
+    scaled = _scaled(f"{names}.weight", (weight, known[0], known[3]), scale, axis)
     moved = _folded(f"{names}.bias", weight.dtype, known[0].shape, lambda: offset, known)
     if scaled.name in constants or moved.name in constants:
         return None
@@ -109,14 +116,18 @@ def _output_axis(node: Node) -> int | None:
     return None
 
 
-def _scaled(name: str, weight: Constant, scale: torch.Tensor, axis: int) -> Constant:
+def _scaled(
+    name: str, ingredients: tuple[Constant, ...], scale: torch.Tensor, axis: int
+) -> Constant:
+    """Return the weight times γ/√(v + ε), of which weight, γ and v are the ingredients."""
+    weight = ingredients[0]
     along = [1] * len(weight.shape)
     along[axis] = -1
 
     def product() -> torch.Tensor:
         return weight.values() * scale.reshape(along)
 
-    return _folded(name, weight.dtype, weight.shape, product, [weight])
+    return _folded(name, weight.dtype, weight.shape, product, ingredients)
 
 
 def _folded(
@@ -129,6 +140,6 @@ def _folded(
         dtype=dtype,
         read=lambda: exact().to(torch_type(dtype)),
         sources=ingredients[0].sources,
-        entry_error=ingredients[0].entry_error + _FOLDING_ERROR,
+        entry_error=2.0 * sum(made.entry_error for made in ingredients) + _FOLDING_ERROR,
         unrounded=exact,
     )

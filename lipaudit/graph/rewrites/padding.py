@@ -20,7 +20,7 @@ _ROOM = {"wrap": 0, "reflect": 1}
 def join_paddings(graph: Graph, shapes: Mapping[str, Shape | None]) -> Graph:
     """Join each padding with the one convolution that reads it; the same graph if there is none."""
     makers = {node.outputs[0]: node for node in graph.nodes if node.outputs}
-    uses = Counter(name for node in graph.nodes for name in node.inputs)
+    uses = Counter(name for node in graph.nodes for name in {*node.inputs, *node.captures})
     uses.update(edge.name for edge in graph.outputs)
     joined: dict[str, Node] = {}
     dropped: set[str] = set()
