@@ -37,11 +37,12 @@ def load(source: Source, *, input_shape: InputShape = None, model: str | None = 
     if isinstance(source, Model):
         return source
     if isinstance(source, torch.nn.Module):
-        return live.from_module(source, shapes.with_batch(input_shape))
+        stated = shapes.of_examples(input_shape)
+        return live.from_module(source, live.batched(source, stated))
     checkpoint = detect.read_model(str(source))
     if model is None:
         return checkpoint
-    return live.from_factory(model, checkpoint, shapes.with_batch(input_shape))
+    return live.from_factory(model, checkpoint, shapes.of_examples(input_shape))
 
 
 def inspect(

@@ -40,12 +40,12 @@ def resolve(graph: Graph, wanted: InputShape) -> InputShapes:
     return InputShapes(known, source if known else "unknown", tuple(notes), guess)
 
 
-def with_batch(wanted: InputShape) -> tuple[Shape, ...]:
-    """Return the shapes of example inputs for code that has no graph yet: one sample each."""
+def of_examples(wanted: InputShape) -> tuple[Shape, ...]:
+    """Return the shapes of example inputs for code that has no graph yet, as they are stated."""
     if wanted is None:
         return ()
     asked = wanted.values() if isinstance(wanted, Mapping) else (wanted,)
-    return tuple((1, *_sizes(shape)) for shape in asked)
+    return tuple(_sizes(shape) for shape in asked)
 
 
 def parse(text: str) -> Shape:
@@ -96,6 +96,9 @@ def _sizes(shape: str | Sequence[int]) -> Shape:
 
 def _with_batch(graph: Graph, edge: Edge, shape: Shape) -> Shape:
     """Add the batch axis when the user left it out, as `3x32x32` for images does."""
+    known = edge.known_shape or ()
+    if any(known[:at] + known[at + 1 :] == shape for at, n in enumerate(known) if n == 1):
+        return known
     rank = len(edge.shape) if edge.shape is not None else _rank_wanted(graph, edge)
     if rank is None or len(shape) == rank - 1:
         batch = edge.shape[0] if edge.shape and isinstance(edge.shape[0], int) else 1

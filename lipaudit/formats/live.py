@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import io
 import logging
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -60,6 +61,32 @@ def from_module(module: torch.nn.Module, shapes: Sequence[Shape]) -> Model:
     )
 
 
+def batched(module: torch.nn.Module, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
+    """Add a batch axis of one sample to each shape that has none.
+
+    The first layer whose signal has a fixed number of axes says which do. Without such a layer
+    a shape that begins with 1 has its batch axis: 1x5 is one sample of 5.
+    """
+    found = ((part, _axes(part)) for part in module.modules())
+    part, wanted = next(((p, axes) for p, axes in found if axes), (None, 0))
+    # A recurrent layer counts steps first, unless it is told otherwise.
+    at = 1 if isinstance(part, torch.nn.RNNBase) and not part.batch_first else 0
+    return tuple(
+        shape
+        if len(shape) == wanted or (not wanted and len(shape) > 1 and shape[0] == 1)
+        else (*shape[:at], 1, *shape[at:])
+        for shape in shapes
+    )
+
+
+def _axes(part: torch.nn.Module) -> int:
+    """Return how many axes the signal of a layer has, where its kind fixes that; else 0."""
+    if isinstance(part, torch.nn.RNNBase):
+        return 3
+    found = re.search(r"(Conv|ConvTranspose|Pool|InstanceNorm|Pad)([123])d$", type(part).__name__)
+    return 2 + int(found[2]) if found is not None else 0
+
+
 def from_factory(name: str, checkpoint: Model, shapes: Sequence[Shape]) -> Model:
     """Give a checkpoint the graph of the module that the user's `pkg.mod:factory` returns."""
     if not shapes:
@@ -69,7 +96,7 @@ def from_factory(name: str, checkpoint: Model, shapes: Sequence[Shape]) -> Model
     module = _made(name)
     wanted = module.state_dict(keep_vars=True)
     stored = _joined(wanted, checkpoint, name)
-    graph = _exported(module, shapes, stored, checkpoint.path)
+    graph = _exported(module, batched(module, shapes), stored, checkpoint.path)
     return replace(
         checkpoint,
         graph=graph,

@@ -241,3 +241,27 @@ def test_a_checkpoint_without_batch_counters_fits_its_factory(
     report = lipaudit.bound(tmp_path / "old.pt", input_shape=(3,), model="oldnet:Net").models[0]
     assert report.bound is not None
     assert report.bound.certified
+
+
+@pytest.mark.parametrize(
+    ("module", "stated", "taken"),
+    [
+        (nn.Linear(5, 2), (5,), (1, 5)),
+        (nn.Linear(5, 2), (1, 5), (1, 5)),
+        (nn.Linear(5, 2), (3, 5), (1, 3, 5)),
+        (nn.Conv2d(2, 3, 3), (2, 6, 6), (1, 2, 6, 6)),
+        (nn.Conv2d(2, 3, 3), (1, 2, 6, 6), (1, 2, 6, 6)),
+        (nn.Conv2d(1, 3, 3), (1, 6, 6), (1, 1, 6, 6)),
+        (nn.AdaptiveAvgPool2d(1), (1, 2, 6, 7), (1, 2, 6, 7)),
+        (nn.RNN(3, 4), (7, 3), (7, 1, 3)),
+        (nn.RNN(3, 4), (7, 1, 3), (7, 1, 3)),
+        (nn.LSTM(3, 4, batch_first=True), (7, 3), (1, 7, 3)),
+    ],
+)
+def test_a_shape_is_stated_with_or_without_its_batch_axis(
+    module: nn.Module, stated: tuple[int, ...], taken: tuple[int, ...]
+) -> None:
+    model = lipaudit.load(nn.Sequential(module).eval(), input_shape=stated)
+    (edge,) = model.graph.inputs
+    assert edge.known_shape == taken
+    assert lipaudit.bound(model, input_shape=stated).models[0].input_shapes == {edge.name: taken}
