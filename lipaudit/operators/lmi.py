@@ -32,6 +32,7 @@ from lipaudit.operators.certify import (
     gamma,
     proves_semidefinite,
 )
+from lipaudit.operators.factors import largest_eigenvalues
 
 _SLACKS = (1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2)
 """By how much a candidate ρ is raised, one try after the other."""
@@ -137,7 +138,7 @@ class Inequality:
         for bent in reversed(self.bends):
             at = bent.columns
             block = form[at, at]
-            norm = float(torch.linalg.eigvalsh(block)[-1]) if block.numel() else 0.0
+            norm = float(largest_eigenvalues(block)) if block.numel() else 0.0
             t = 2.0 * max(norm, scale * 1e-12, 1e-300)
             factor, info = torch.linalg.cholesky_ex(t * torch.eye(block.shape[0]).to(block) - block)
             if int(info):
@@ -146,7 +147,7 @@ class Inequality:
             # Entries of e_k itself are left as they are: nothing reads them any more.
             form = form + across.mT @ across + t * bent.rows.mT @ bent.rows
             found.append(torch.tensor([t], dtype=torch.float64))
-        square = float(torch.linalg.eigvalsh(form[: self.inputs, : self.inputs])[-1])
+        square = float(largest_eigenvalues(form[: self.inputs, : self.inputs]))
         if not (square > 0 and math.isfinite(square)):
             return None
         return Multipliers(tuple(reversed(found)), square)
