@@ -22,7 +22,6 @@ from lipaudit.layers.network import Network
 from lipaudit.operators.base import Norm
 from lipaudit.results import (
     Bound,
-    Certificates,
     Headline,
     LayerResult,
     Measure,
@@ -132,20 +131,7 @@ def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelRe
     )
     of = "the exact network" if running is None else f"the network running in {running.dtype}"
     of += f", among inputs {region.text}" if region.text else ""
-    return replace(
-        report,
-        certificates=Certificates(
-            path=query.samples.path,
-            count=found.count,
-            correct=found.correct,
-            labelled=found.labelled,
-            radii=found.radii,
-            median=found.median,
-            accuracy=found.accuracy,
-            rigor=found.rigor,
-            of=of,
-        ),
-    )
+    return replace(report, certificates=replace(found, of=of))
 
 
 def _box(subject: Subject, query: Query) -> Ranges:

@@ -15,7 +15,7 @@ import math
 import statistics
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from lipaudit.layers.base import AbstractLinearLayer
 from lipaudit.layers.execution import load
 from lipaudit.layers.invocation import invoke
 from lipaudit.layers.network import Network, Opaque, Step
+from lipaudit.results import Certificates
 
 _INPUT_NAMES = ("inputs", "x", "X")
 _LABEL_NAMES = ("labels", "y", "Y")
@@ -93,24 +94,6 @@ class Region:
         return " and ".join(filter(None, (box, radius)))
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
-    """How far each sample may be moved (ℓ2) without a change of its class, for certain."""
-
-    count: int
-    correct: int
-    """Samples whose largest output is the label; all of them where there are no labels."""
-    labelled: bool
-    """Whether a radius is about the true class; else it is about the predicted one."""
-    radii: tuple[float, ...]
-    """In the order of the samples, rounded down; 0 for a wrong class."""
-    median: float
-    accuracy: Mapping[float, float]
-    """Share of the samples that are right, and stay so, at each wanted distance."""
-    rigor: Rigor
-    """Computed at best: the outputs come from a float64 run with a stated allowance."""
-
-
 def load_samples(path: str | Path) -> Samples:
     """Read inputs from a .npy file, or inputs and labels from an .npz file."""
     name = str(path)
@@ -166,7 +149,7 @@ def margins(
     distances: Sequence[float] = (),
     executed_error: Enclosure = ZERO,
     region: Region | None = None,
-) -> Certified:
+) -> Certificates:
     """Certify the class of every sample, given an upper bound of the Lipschitz constant.
 
     A radius is about inputs of the region only, and 0 for a sample outside of it.
@@ -191,7 +174,8 @@ def margins(
     stretch = _ROOT_TWO.times(Enclosure.at_most(upper.hi, upper.rigor))
     lost = _ROOT_TWO.times(executed_error)
     radii = tuple(_radius(margin, stretch, lost) for margin in left.tolist())
-    return Certified(
+    return Certificates(
+        path=samples.path,
         count=len(radii),
         correct=int(right.sum()) if samples.labels is not None else len(radii),
         labelled=samples.labels is not None,
@@ -202,6 +186,7 @@ def margins(
             for distance in distances
         },
         rigor=min(Rigor.NUMERICAL, upper.rigor, executed_error.rigor),
+        of=region.text if region is not None else "",
     )
 
 

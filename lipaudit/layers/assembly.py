@@ -13,6 +13,7 @@ from lipaudit.layers.base import (
     COPIED,
     GATHERED,
     AbstractGainLayer,
+    AbstractPositiveLayer,
     Call,
     Combine,
     Examples,
@@ -36,7 +37,7 @@ def _concat_examples() -> Examples:
 @layer("Concat", summary="√Σ L²", examples=_concat_examples)
 @final
 @dataclass(frozen=True, slots=True)
-class Concat(AbstractGainLayer):
+class Concat(AbstractPositiveLayer):
     """Signals one after the other along an axis."""
 
     folding: ClassVar[Folding] = GATHERED
@@ -53,16 +54,6 @@ class Concat(AbstractGainLayer):
         """Join the inputs."""
         return (torch.cat(operands(inputs), self.axis),)
 
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
-
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1 for each signal: they end in disjoint parts of the result."""
         del shapes
@@ -77,7 +68,7 @@ def _expand_examples() -> Examples:
 @layer("Expand", summary="√copies", examples=_expand_examples)
 @final
 @dataclass(frozen=True, slots=True)
-class Expand(AbstractGainLayer):
+class Expand(AbstractPositiveLayer):
     """A signal broadcast to a stated shape."""
 
     folding: ClassVar[Folding] = COPIED
@@ -96,16 +87,6 @@ class Expand(AbstractGainLayer):
         """Broadcast both ways; nothing is copied in memory."""
         x = operand(inputs)
         return (x.expand(broadcast(tuple(x.shape), self.shape)),)
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √(items after / items before): every item is copied equally often."""
@@ -130,7 +111,7 @@ def _tile_examples() -> Examples:
 @layer("Tile", summary="√copies", examples=_tile_examples)
 @final
 @dataclass(frozen=True, slots=True)
-class Tile(AbstractGainLayer):
+class Tile(AbstractPositiveLayer):
     """A signal repeated along its axes."""
 
     folding: ClassVar[Folding] = COPIED
@@ -148,16 +129,6 @@ class Tile(AbstractGainLayer):
     def forward(self, inputs: Inputs) -> Outputs:
         """Repeat."""
         return (operand(inputs).repeat(self.repeats),)
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √Π repeats."""

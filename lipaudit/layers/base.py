@@ -281,6 +281,20 @@ class AbstractGainLayer(AbstractLayer):
         return rising(self.forward, inputs) if self.is_rising else ()
 
 
+class AbstractPositiveLayer(AbstractGainLayer):
+    """A layer whose results are sums of signals with weights that are fixed and not negative."""
+
+    @property
+    def is_rising(self) -> bool:
+        """See `AbstractGainLayer.is_rising`."""
+        return True
+
+    @property
+    def is_affine(self) -> bool:
+        """See `AbstractGainLayer.is_affine`."""
+        return True
+
+
 class AbstractRetypable(AbstractLayer):
     """A layer that chooses a floating type itself, so that a run in another must tell it."""
 

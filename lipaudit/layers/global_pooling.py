@@ -22,6 +22,7 @@ from lipaudit.layers.axis_maps import (
 )
 from lipaudit.layers.base import (
     AbstractGainLayer,
+    AbstractPositiveLayer,
     Call,
     Example,
     Examples,
@@ -85,7 +86,7 @@ class GlobalMaxPool(AbstractGainLayer):
 )
 @final
 @dataclass(frozen=True, slots=True)
-class GlobalAveragePool(AbstractGainLayer):
+class GlobalAveragePool(AbstractPositiveLayer):
     """The mean of each channel."""
 
     @classmethod
@@ -98,16 +99,6 @@ class GlobalAveragePool(AbstractGainLayer):
         """Average over all axes behind the channels."""
         x = operand(inputs)
         return (x.mean(tuple(range(2, x.dim())), keepdim=True),)
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1/√n; 1 where n is not known."""
@@ -186,7 +177,7 @@ def _adaptive_examples(op: str) -> Examples:
 )
 @final
 @dataclass(frozen=True, slots=True)
-class AdaptiveAveragePool(AbstractGainLayer):
+class AdaptiveAveragePool(AbstractPositiveLayer):
     """The mean of windows that divide the input into a stated number, and may overlap."""
 
     outputs: tuple[int, ...]
@@ -202,16 +193,6 @@ class AdaptiveAveragePool(AbstractGainLayer):
         if x.is_meta and x.dim() == len(self.outputs) + 2:
             return (x.new_empty(*x.shape[:2], *self.outputs),)
         return (along(x, self._maps(tuple(x.shape[2:])), 2),)
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the averaging maps."""

@@ -10,7 +10,7 @@ from lipaudit.enclosure import ONE
 from lipaudit.graph.constant import Shape
 from lipaudit.layers.base import (
     MOVED,
-    AbstractGainLayer,
+    AbstractPositiveLayer,
     Call,
     Examples,
     Folding,
@@ -24,20 +24,10 @@ from lipaudit.layers.operands import Inputs, Outputs, operand
 from lipaudit.layers.registry import layer
 
 
-class _AbstractPermutation(AbstractGainLayer):
+class _AbstractPermutation(AbstractPositiveLayer):
     """A layer that gives each item of its signal one new place."""
 
     folding: ClassVar[Folding] = MOVED
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1: ‖P d‖ = ‖d‖."""

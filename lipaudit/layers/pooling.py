@@ -21,6 +21,7 @@ from lipaudit.layers.axis_maps import (
 )
 from lipaudit.layers.base import (
     AbstractGainLayer,
+    AbstractPositiveLayer,
     Call,
     Examples,
     Gain,
@@ -168,7 +169,7 @@ def _average_examples() -> Examples:
 @layer("AveragePool", summary="product of the norms of its axes", examples=_average_examples)
 @final
 @dataclass(frozen=True, slots=True)
-class AveragePool(AbstractGainLayer):
+class AveragePool(AbstractPositiveLayer):
     """The mean of each window: a product of one averaging map for each axis.
 
     The divisor of a window is the product of its counts on the axes, with the padding counted
@@ -189,16 +190,6 @@ class AveragePool(AbstractGainLayer):
         if x.is_meta:
             return (_hollow(x, self.windows),)
         return (along(x, self._maps(tuple(x.shape[2:])), 2),)
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return the norm of the averaging maps, or a bound of it for every size."""

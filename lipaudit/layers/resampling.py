@@ -20,6 +20,7 @@ from lipaudit.layers.axis_maps import (
 )
 from lipaudit.layers.base import (
     AbstractGainLayer,
+    AbstractPositiveLayer,
     Call,
     Examples,
     Gain,
@@ -212,7 +213,7 @@ def _pad_examples() -> Examples:
 @layer("Pad", summary="1 for constants, else √(copies of one item)", examples=_pad_examples)
 @final
 @dataclass(frozen=True, slots=True)
-class Pad(AbstractGainLayer):
+class Pad(AbstractPositiveLayer):
     """Items put around a signal: a constant, or copies of its own."""
 
     _modes: ClassVar[frozenset[str]] = frozenset({"constant", "reflect", "edge", "wrap"})
@@ -249,16 +250,6 @@ class Pad(AbstractGainLayer):
             index = self._places(x.shape[axis], before, after)
             x = x.index_select(axis, torch.tensor(index, device=x.device))
         return (x,)
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √(copies of the item that is copied most), the product over the axes."""

@@ -12,6 +12,7 @@ from lipaudit.graph.constant import Shape
 from lipaudit.layers.base import (
     COPIED,
     AbstractGainLayer,
+    AbstractPositiveLayer,
     Call,
     Examples,
     Folding,
@@ -26,20 +27,10 @@ from lipaudit.layers.operands import Inputs, Outputs, operand
 from lipaudit.layers.registry import layer
 
 
-class _AbstractSelection(AbstractGainLayer):
+class _AbstractSelection(AbstractPositiveLayer):
     """A layer that keeps some items of its signal, each at most once."""
 
     folding: ClassVar[Folding] = COPIED
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return at most 1: ‖S d‖ <= ‖d‖ when the rows of S are different unit vectors."""

@@ -13,6 +13,7 @@ from lipaudit.graph.dtypes import ONNX_DTYPES, torch_type
 from lipaudit.layers.base import (
     MOVED,
     AbstractGainLayer,
+    AbstractPositiveLayer,
     AbstractRetypable,
     Call,
     Examples,
@@ -32,20 +33,10 @@ _SINGLE = 4
 _ISOMETRY = unary(ONE, "rearranges its items")
 
 
-class _AbstractRearrangement(AbstractGainLayer):
+class _AbstractRearrangement(AbstractPositiveLayer):
     """A layer that gives each item of its signal one new place, or none of them any change."""
 
     folding: ClassVar[Folding] = MOVED
-
-    @property
-    def is_rising(self) -> bool:
-        """See `AbstractGainLayer.is_rising`."""
-        return True
-
-    @property
-    def is_affine(self) -> bool:
-        """See `AbstractGainLayer.is_affine`."""
-        return True
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1: ‖P d‖ = ‖d‖."""
