@@ -403,3 +403,42 @@ def test_a_dropout_changes_nothing() -> None:
     first, activation, last = plain
     dropped = nn.Sequential(first, activation, nn.Dropout(0.3), last).eval()
     assert uppers(dropped, 3) == pytest.approx(uppers(plain, 3))
+
+
+def dense_weights(path: str) -> list[torch.Tensor]:
+    """Read the matrices of a chain off the file with the onnx library, in the order they run."""
+    graph = onnx.load(path).graph
+    stored = {
+        t.name: torch.tensor(onnx.numpy_helper.to_array(t)).double() for t in graph.initializer
+    }
+    found = []
+    for node in graph.node:
+        if node.op_type not in {"Gemm", "MatMul"}:
+            continue
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        left, right = (stored.get(name) for name in node.input[:2])
+        weight = right if left is None else left
+        assert weight is not None
+        found.append(weight if left is not None or turned else weight.mT)
+    return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "marabou/ACASXU_experimental_v2a_1_1.onnx",
+        "sisl_nnet/TestNetwork2.onnx",
+        "marabou/mnist2x10.onnx",
+        "dnnv/mnist_relu_3_50.onnx",
+        "marabou/fc1.onnx",
+    ],
+)
+def test_dense_networks_of_other_people(name: str) -> None:
+    """The product is that of the SVD norms to 1e-9, averaged is the recurrence to 1e-9."""
+    path = str(shared_models.path(name))
+    weights, found = dense_weights(path), uppers(path)
+    norms = math.prod(norm(weight) for weight in weights)
+    assert found["product"] == pytest.approx(norms, rel=1e-9)
+    assert found["averaged"] == pytest.approx(theta(weights, RELU), rel=1e-9)
+    if "ACASXU" in name:
+        assert min(found.values()) <= found["product"] / 5

@@ -70,6 +70,36 @@ class Grower:
         stored = self.constant(weight / math.sqrt(self.flat[name]))
         return self.add("MatMul", name, stored, items=items)
 
+    def square(self) -> None:
+        """Multiply a square signal from either side, where sizes do not tell the axes apart."""
+        signal = self.add("Reshape", self.dense(9), self.constant(torch.tensor([3, 3])))
+        weight = self.constant(torch.randn(3, 3, generator=self.generator))
+        mask = self.constant((torch.rand(3, 3, generator=self.generator) > 0.5).float())
+        kind = self.pick(4)
+        if kind == 0:
+            made = self.add("MatMul", weight, signal)
+        elif kind == 1:
+            made = self.add("Gemm", signal, weight, transA=1)
+        elif kind == 2:
+            made = self.add("Gemm", weight, signal, transB=1)
+        else:
+            made = self.add("MatMul", signal, weight)
+        made = self.add("Mul", made, mask)
+        self.add("Reshape", made, self.constant(torch.tensor([1, -1])), items=9)
+
+    def normalized(self) -> None:
+        """Put a batch norm behind a dense layer, over its outputs or over another axis."""
+        rows = self.add("Reshape", self.dense(6), self.constant(torch.tensor([2, 3])))
+        weight = self.constant(torch.randn(3, 4, generator=self.generator))
+        made = self.add("Gemm", rows, weight)
+        if self.pick(2):
+            made = self.add("Reshape", made, self.constant(torch.tensor([1, 4, 2])))
+        scale, offset, mean = (torch.randn(4, generator=self.generator) for _ in range(3))
+        spread = torch.rand(4, generator=self.generator) + 0.1
+        stored = [self.constant(values) for values in (scale, offset, mean, spread)]
+        made = self.add("BatchNormalization", made, *stored)
+        self.add("Reshape", made, self.constant(torch.tensor([1, -1])), items=8)
+
     def op(self, example: Example) -> None:
         """Feed one registered operation, and flatten what it yields."""
         signals = [
@@ -103,7 +133,13 @@ class Grower:
     def graph(self) -> Graph:
         """Join two late edges into the output."""
         for _ in range(1 + self.pick(3)):
-            self.op(EXAMPLES[self.pick(len(EXAMPLES))])
+            kind = self.pick(6)
+            if kind == 0:
+                self.square()
+            elif kind == 1:
+                self.normalized()
+            else:
+                self.op(EXAMPLES[self.pick(len(EXAMPLES))])
         late = list(self.flat)[-3:]
         first, second = late[self.pick(len(late))], late[self.pick(len(late))]
         if self.flat[first] == self.flat[second] and self.pick(2):
