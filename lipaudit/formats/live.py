@@ -64,16 +64,18 @@ def from_module(module: torch.nn.Module, shapes: Sequence[Shape]) -> Model:
 def batched(module: torch.nn.Module, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
     """Add a batch axis of one sample to each shape that has none.
 
-    The first layer whose signal has a fixed number of axes says which do. Without such a layer
-    a shape that begins with 1 has its batch axis: 1x5 is one sample of 5.
+    The first layer whose signal has a fixed number of axes says which do. In a dense network
+    without such a layer 1x5 is one sample of 5, but 1x28x28 one of 1x28x28, an image.
     """
     found = ((part, _axes(part)) for part in module.modules())
     part, wanted = next(((p, axes) for p, axes in found if axes), (None, 0))
+    dense = any(isinstance(p, torch.nn.Linear) for p in module.modules())
+    is_dense = not wanted and dense
     # A recurrent layer counts steps first, unless it is told otherwise.
     at = 1 if isinstance(part, torch.nn.RNNBase) and not part.batch_first else 0
     return tuple(
         shape
-        if len(shape) == wanted or (not wanted and len(shape) > 1 and shape[0] == 1)
+        if len(shape) == wanted or (is_dense and len(shape) == 2 and shape[0] == 1)
         else (*shape[:at], 1, *shape[at:])
         for shape in shapes
     )

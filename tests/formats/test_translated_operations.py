@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,17 +12,34 @@ from torch.nn.utils import parametrizations
 
 import lipaudit
 from lipaudit.enclosure import Rigor
+from lipaudit.formats.detect import read_model
 from tests.formats.programs import (
     Applied,
     Operation,
     Shape,
     assert_same,
     both_readings,
+    computed_by,
     jacobian_norm,
 )
 
 BOX: Shape = (2, 3, 4)
 WEIGHTS = torch.tensor([1.0, -2.0, 0.5, 3.0])
+MASK = torch.tensor([True, False, True, True])
+HEADS: Shape = (1, 2, 3, 4)
+SEEN = torch.tensor([[True, False, True], [True, True, False], [False, False, False]])
+BIAS = torch.tensor([[0.0, -1.0, 1.0], [2.0, 0.5, 0.0], [-math.inf, 0.25, 0.75]])
+
+
+def attending(*shapes: Shape, **options: Any) -> tuple[Operation, tuple[Shape, ...]]:
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        bias = options.get("attn_mask")
+        typed = bias.to(q) if bias is not None and bias.is_floating_point() else bias
+        stated = options | {"attn_mask": typed}
+        return functional.scaled_dot_product_attention(q, k, v, **stated)
+
+    return attend, shapes
+
 
 OPERATIONS: dict[str, tuple[Operation, tuple[Shape, ...]]] = {
     "glu": (lambda x: functional.glu(x, 1), ((2, 6, 3),)),
@@ -49,7 +67,50 @@ OPERATIONS: dict[str, tuple[Operation, tuple[Shape, ...]]] = {
     "normalize": (lambda x: functional.normalize(x, dim=1), (BOX,)),
     "pairwise distance": (functional.pairwise_distance, (BOX, BOX)),
     "cosine": (lambda x, y: functional.cosine_similarity(x, y, dim=-1), (BOX, BOX)),
-    "attention": (functional.scaled_dot_product_attention, ((1, 2, 3, 4),) * 3),
+    "attention": (functional.scaled_dot_product_attention, (HEADS,) * 3),
+    "causal attention": attending(HEADS, (1, 2, 5, 4), (1, 2, 5, 6), is_causal=True, scale=0.7),
+    "causal attention without heads": attending(*[(2, 3, 4)] * 3, is_causal=True),
+    "attention to what a mask shows": attending(*[HEADS] * 3, attn_mask=SEEN),
+    "attention without heads and a mask": attending(
+        *[(2, 3, 4)] * 3, attn_mask=torch.stack([SEEN, ~SEEN])
+    ),
+    "attention with a bias": attending(*[HEADS] * 3, attn_mask=BIAS),
+    "grouped attention": attending(
+        (1, 4, 3, 4), (1, 2, 5, 4), (1, 2, 5, 4), enable_gqa=True, is_causal=True
+    ),
+    "pixel shuffle": (lambda x: functional.pixel_shuffle(x, 2), ((1, 8, 2, 3),)),
+    "pixel unshuffle": (lambda x: functional.pixel_unshuffle(x, 2), ((2, 3, 4, 6),)),
+    "cumsum": (lambda x: x.cumsum(1), (BOX,)),
+    "topk": (lambda x: x.topk(2)[0], (BOX,)),
+    "topk of the least": (lambda x: x.topk(2, 1, largest=False)[0], (BOX,)),
+    "sort": (lambda x: x.sort(-2, descending=True)[0], (BOX,)),
+    "threshold": (lambda x: functional.threshold(x, 0.3, 0.3), (BOX,)),
+    "threshold with a jump": (lambda x: functional.threshold(x, 0.3, -1.1), (BOX,)),
+    "softshrink": (lambda x: functional.softshrink(x, 0.3), (BOX,)),
+    "hardshrink": (lambda x: functional.hardshrink(x, 0.3), (BOX,)),
+    "masked_fill": (lambda x: x.masked_fill(MASK, -1.1), (BOX,)),
+    "masked_fill above the diagonal": (
+        lambda x: x.masked_fill(torch.ones(3, 4, dtype=torch.bool).triu(1), -math.inf).softmax(-1),
+        (BOX,),
+    ),
+    "tril": (lambda x: x.tril(-1), (BOX,)),
+    "clamp by tensors": (lambda x: x.clamp(-WEIGHTS.to(x).abs(), WEIGHTS.to(x)), (BOX,)),
+    "clamp from above by a tensor": (lambda x: x.clamp(max=WEIGHTS.to(x)), ((2, 3, 1),)),
+    "clamp": (lambda x: x.clamp(-0.1, 0.3), (BOX,)),
+    "roll": (lambda x: x.roll((1, -5), (0, 2)), (BOX,)),
+    "roll of everything": (lambda x: x.roll(5), (BOX,)),
+    "average with its own divisor": (
+        lambda x: functional.avg_pool2d(x, (2, 3), 2, (1, 1), divisor_override=7),
+        ((1, 2, 5, 6),),
+    ),
+    "index": (lambda x: x[:, torch.tensor([0, -1, 0])], (BOX,)),
+    "index of a table": (lambda x: x[..., torch.tensor([[0, 3], [1, 1]])], (BOX,)),
+    "index_select": (lambda x: x.index_select(2, torch.tensor([3, 0])), (BOX,)),
+    "numbers of the code": (
+        lambda x: 0.1 * torch.add((x - 0.7) / 1.3, x, alpha=0.3) + (x * x + 1.1) ** 0.7,
+        (BOX,),
+    ),
+    "a likeness": (lambda x: x * torch.full_like(x, 0.1), (BOX,)),
 }
 
 
@@ -105,6 +166,60 @@ def test_known_constants_are_met(name: str) -> None:
     assert found is not None
     assert found.certified, found.reasons
     assert found.measure.upper == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [0.5, -1.5])
+def test_a_number_of_the_code_is_not_rounded_to_float32(exponent: float) -> None:
+    # (x + 1.1)^p is steepest at x = -1; the float32 next to 1.1 lies above it.
+    module = Applied(lambda x: (x + 1.1) ** exponent).double()
+    exact = jacobian_norm(module, torch.tensor([[-1.0]], dtype=torch.float64))
+    found = lipaudit.bound(module, input_shape=(1,), input_range=(-1.0, 2.0)).models[0].bound
+    assert found is not None
+    assert found.certified
+    assert exact * (1 - 1e-14) <= found.measure.upper <= exact * (1 + 1e-7)
+
+
+def test_a_factor_of_the_code_is_met_to_the_last_place() -> None:
+    for dtype in (torch.float32, torch.float64):
+        module = Applied(lambda x: x * 0.1).to(dtype)
+        found = lipaudit.bound(module, input_shape=(4,)).models[0].bound
+        assert found is not None
+        assert 0.1 <= found.measure.upper <= 0.1 * (1 + 1e-14)
+
+
+def test_a_file_in_float64_keeps_the_numbers_of_the_code(tmp_path: Path) -> None:
+    x = torch.linspace(-0.9, 2.0, 8, dtype=torch.float64).reshape(2, 4)
+    module = Applied(lambda x: functional.leaky_relu(x - 0.1, 0.3) / (x * x + 1.1))
+    torch.export.save(torch.export.export(module, (x,)), tmp_path / "m.pt2")
+    model = read_model(str(tmp_path / "m.pt2"))
+    (made,) = computed_by(model, [x], None)
+    assert made.dtype == torch.float64
+    torch.testing.assert_close(made, module(x), rtol=1e-15, atol=1e-15)
+
+
+def test_numbers_meet_integers_as_integers(tmp_path: Path) -> None:
+    module = Applied(lambda x: x.sort(-1)[1] * (2**24 + 1) - 1)
+    assert_same(module, [(2, 3)], tmp_path)
+
+
+def test_clamping_by_larger_tensors_counts_copies() -> None:
+    module = Applied(lambda x: x.clamp(max=torch.full((4,), 9.0)))
+    found = lipaudit.bound(module, input_shape=(1,)).models[0].bound
+    assert found is not None
+    assert found.measure.upper == pytest.approx(2.0)
+
+
+def test_masked_attention_has_a_bound_on_a_bounded_input() -> None:
+    torch.manual_seed(7)
+    attend, _ = attending(attn_mask=SEEN)
+    module = Applied(lambda x: attend(x, x, x))
+    found = lipaudit.bound(module, input_shape=(2, 3, 4), input_range=(-1.0, 1.0)).models[0].bound
+    assert found is not None
+    assert found.certified, found.reasons
+    points = 2 * torch.rand(40, 1, 2, 3, 4, dtype=torch.float64) - 1
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        norms = [jacobian_norm(module, point) for point in points]
+    assert max(norms) <= found.measure.upper
 
 
 def test_a_gated_unit_on_a_bounded_input_has_a_bound() -> None:

@@ -4,11 +4,22 @@ import math
 
 import torch
 
-from lipaudit.formats.aten.call import AtenCall, Untranslatable, emit, step, translates
+from lipaudit.formats.aten.call import (
+    AtenCall,
+    Ref,
+    Sizes,
+    Untranslatable,
+    emit,
+    real,
+    step,
+    translates,
+)
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import computed
+from lipaudit.graph.node import Attribute
 
 _LARGEST = 2**62
+_LONGEST_ROLL = 1 << 20
 
 
 @translates(
@@ -144,6 +155,13 @@ def flip(call: AtenCall, build: GraphBuilder) -> None:
     emit(call, build, "Slice", [call.tensor("self"), *inputs])
 
 
+@translates("triu", "tril")
+def triangle(call: AtenCall, build: GraphBuilder) -> None:
+    """Write one triangle of matrices, zeros in the other."""
+    inputs = [call.tensor("self"), build.integers([call.integer("diagonal", 0)], f"{call.name}.k")]
+    emit(call, build, "Trilu", inputs, {"upper": int(call.op == "triu")})
+
+
 @translates("full", "zeros", "ones", "full_like", "zeros_like", "ones_like")
 def full(call: AtenCall, build: GraphBuilder) -> None:
     """Equal numbers."""
@@ -151,6 +169,95 @@ def full(call: AtenCall, build: GraphBuilder) -> None:
     if len(sizes) != len(call.out_shape) or math.prod(sizes) > 1 << 20:
         raise Untranslatable("open or large")
     value = {"zeros": 0.0, "ones": 1.0}.get(call.op.removesuffix("_like"))
-    filled = torch.full(sizes, call.number("fill_value", 0.0) if value is None else value)
-    constant = build.constant(computed(build.fresh(f"{call.name}.full"), filled))
+    number = call.number("fill_value", 0.0) if value is None else value
+    filled = torch.full(sizes, number, dtype=torch.float64)
+    name, dtype = build.fresh(f"{call.name}.full"), call.dtypes.get(call.outputs[0], "float32")
+    # The likeness of a signal follows its type, and so does its number; others are made before.
+    is_short = not call.op.endswith("_like") and dtype != "float64"
+    if dtype in {"bool", "int64"}:
+        made = computed(name, filled.to(torch.bool if dtype == "bool" else torch.int64))
+    else:
+        made = computed(name, filled.float()) if is_short else real(name, filled, dtype)
+    constant = build.constant(made)
     emit(call, build, "Identity", [constant])
+
+
+@translates("roll")
+def roll(call: AtenCall, build: GraphBuilder) -> None:
+    """Write axes turned round: each is the same items in another order."""
+    x, shifts, axes = call.tensor("self"), call.integers("shifts"), call.arguments.get("dims")
+    if axes in (None, (), []):
+        x = step(call, build, "Reshape", [x, build.integers([-1], f"{call.name}.flat")])
+        x = _turned(call, build, x, (0, shifts[0], _count(call.out_shape)))
+        shape = build.integers([_known(size) for size in call.out_shape], f"{call.name}.shape")
+        emit(call, build, "Reshape", [x, shape])
+        return
+    for axis, shift in zip(call.integers("dims"), shifts, strict=True):
+        x = _turned(call, build, x, (axis, shift, _known(call.out_shape[axis])))
+    emit(call, build, "Identity", [x])
+
+
+def _turned(call: AtenCall, build: GraphBuilder, x: str, how: tuple[int, int, int]) -> str:
+    axis, shift, size = how
+    if size > _LONGEST_ROLL:
+        raise Untranslatable(f"{size} items")
+    places = build.integers([(at - shift) % size for at in range(size)], f"{call.name}.places")
+    return step(call, build, "Gather", [x, places], {"axis": axis})
+
+
+@translates("index_select")
+def index_select(call: AtenCall, build: GraphBuilder) -> None:
+    """Write slices by their places."""
+    inputs = [call.tensor("self"), call.tensor("index")]
+    emit(call, build, "Gather", inputs, {"axis": call.integer("dim", 0)})
+
+
+@translates("index")
+def index(call: AtenCall, build: GraphBuilder) -> None:
+    """Write slices along the one axis that has a list of places."""
+    stated = call.arguments.get("indices")
+    given = list(enumerate(stated)) if isinstance(stated, (list, tuple)) else []
+    chosen = [(axis, places) for axis, places in given if isinstance(places, Ref)]
+    if len(chosen) != 1:
+        raise Untranslatable("places along several axes")
+    ((axis, places),) = chosen
+    if call.dtypes.get(places.name) not in {"int64", "int32"}:
+        raise Untranslatable("a mask for an index")
+    emit(call, build, "Gather", [call.tensor("self"), places.name], {"axis": axis})
+
+
+@translates("pixel_shuffle")
+def pixel_shuffle(call: AtenCall, build: GraphBuilder) -> None:
+    """Write channels laid out as pixels."""
+    if len(call.out_shape) != 4:
+        raise Untranslatable(f"of rank {len(call.out_shape)}")
+    attributes: dict[str, Attribute] = {
+        "blocksize": call.integer("upscale_factor", 1),
+        "mode": "CRD",
+    }
+    emit(call, build, "DepthToSpace", [call.tensor("self")], attributes)
+
+
+@translates("pixel_unshuffle")
+def pixel_unshuffle(call: AtenCall, build: GraphBuilder) -> None:
+    """Write blocks of pixels stacked as channels: c, then row and column within the block."""
+    factor, sizes = call.integer("downscale_factor", 1), call.out_shape
+    if len(sizes) != 4:
+        raise Untranslatable(f"of rank {len(sizes)}")
+    channels, height, width = (_known(size) for size in sizes[1:])
+    split = (-1, channels // factor**2, height, factor, width, factor)
+    cut = build.integers(split, f"{call.name}.blocks")
+    blocks = step(call, build, "Reshape", [call.tensor("self"), cut])
+    turned = step(call, build, "Transpose", [blocks], {"perm": (0, 1, 3, 5, 2, 4)})
+    joined = build.integers([-1, channels, height, width], f"{call.name}.shape")
+    emit(call, build, "Reshape", [turned, joined])
+
+
+def _known(size: int | None) -> int:
+    if size is None:
+        raise Untranslatable("open sizes")
+    return size
+
+
+def _count(sizes: Sizes) -> int:
+    return math.prod(_known(size) for size in sizes)

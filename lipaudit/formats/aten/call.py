@@ -1,5 +1,6 @@
 """AtenCall: one operation of an exported graph, and the registry of its translators."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,11 @@ ATEN_DOMAIN = "aten"
 """Of operations that have no translation: they stay in the graph, opaque and named."""
 
 Sizes = tuple[int | None, ...]
+
+_EXACT_TYPES: Mapping[str, torch.dtype] = {
+    "bool": torch.bool,
+    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8"), torch.int64),
+}
 
 
 class Untranslatable(Exception):
@@ -210,6 +216,44 @@ def step(
 def filled(build: GraphBuilder, size: int, value: float, name: str) -> str:
     """Write a constant vector of equal values: the scale a layer leaves out."""
     return build.constant(computed(build.fresh(name), torch.full((size,), value)))
+
+
+def scalar(call: AtenCall, build: GraphBuilder, value: float, name: str = "scalar") -> str:
+    """Write a number of the code and return its name."""
+    dtype = call.dtypes.get(call.outputs[0], "float32")
+    stem = build.fresh(f"{call.name}.{name}")
+    if isinstance(value, int) and (exact := _EXACT_TYPES.get(dtype)) is not None:
+        return build.constant(computed(stem, torch.tensor(value, dtype=exact)))
+    return build.constant(real(stem, torch.tensor(float(value), dtype=torch.float64), dtype))
+
+
+def real(name: str, exact: torch.Tensor, dtype: str) -> Constant:
+    """Wrap numbers of the code, given in float64, that meet signals of that item type.
+
+    What the network means is the number itself. A run in float64 uses it as it is; one in a
+    shorter type rounds it to float32 first, torch's type of computation, as `read` does.
+    """
+    short = exact.float()
+    largest = float(exact.abs().max()) if exact.numel() else 0.0
+    least = float(exact.abs().min()) if exact.numel() else 0.0
+    # Numbers that float32 cannot hold stay: products of others are claimed not to underflow.
+    fits = _ordinary(largest) and _ordinary(least)
+    if dtype == "float64" or not fits:
+        return computed(name, exact)
+    if torch.equal(short.double(), exact):
+        return computed(name, short)
+    return Constant(
+        name=name,
+        shape=tuple(exact.shape),
+        dtype="float32",
+        read=lambda: short,
+        unrounded=lambda: exact,
+    )
+
+
+def _ordinary(size: float) -> bool:
+    limits = torch.finfo(torch.float32)
+    return size == 0.0 or math.isinf(size) or limits.tiny <= size <= limits.max
 
 
 def parameter(build: GraphBuilder, name: str) -> Constant | None:

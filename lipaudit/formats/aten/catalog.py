@@ -11,6 +11,8 @@ from lipaudit.formats.aten import (
     parametrized,
     pooling,
     recurrent,
+    reductions,
+    resampling,
 )
 from lipaudit.formats.aten.call import AtenCall, Ref, translate
 
@@ -25,6 +27,8 @@ FAMILIES = (
     parametrized,
     pooling,
     recurrent,
+    reductions,
+    resampling,
 )
 
 __all__ = ["FAMILIES", "AtenCall", "Ref", "translate"]

@@ -2,9 +2,17 @@
 
 import math
 
-from lipaudit.formats.aten.call import AtenCall, Untranslatable, emit, parameter, step, translates
+from lipaudit.formats.aten.call import (
+    AtenCall,
+    Untranslatable,
+    emit,
+    parameter,
+    scalar,
+    step,
+    translates,
+)
 from lipaudit.graph.builder import GraphBuilder
-from lipaudit.graph.node import TORCH_DOMAIN
+from lipaudit.graph.node import TORCH_DOMAIN, Attribute
 
 
 @translates("linear")
@@ -54,8 +62,14 @@ def einsum(call: AtenCall, build: GraphBuilder) -> None:
 def attention(call: AtenCall, build: GraphBuilder) -> None:
     """softmax(Q Kᵀ scale + mask) V."""
     query, key, value = (call.tensor(name) for name in ("query", "key", "value"))
-    if call.number("dropout_p", 0.0) or call.flag("is_causal") or call.flag("enable_gqa"):
-        raise Untranslatable("causal, grouped or with dropout")
+    if call.number("dropout_p", 0.0):
+        raise Untranslatable("with dropout")
+    mask = call.optional("attn_mask")
+    if call.flag("is_causal") or call.flag("enable_gqa") or (mask and _is_stored(build, mask)):
+        _fused_attention(call, build, [query, key, value, *([mask] if mask else [])])
+        return
+    if mask and call.dtypes.get(mask) == "bool":
+        raise Untranslatable("a mask that the network computes")
     sizes = call.shape(key)
     width = call.shape(query)[-1]
     if width is None:
@@ -63,12 +77,39 @@ def attention(call: AtenCall, build: GraphBuilder) -> None:
     axes = (*range(len(sizes) - 2), len(sizes) - 1, len(sizes) - 2)
     turned = step(call, build, "Transpose", [key], {"perm": axes})
     scores = step(call, build, "MatMul", [query, turned])
-    scale = build.scalar(call.number("scale", 1 / math.sqrt(width)))
+    scale = scalar(call, build, call.number("scale", 1 / math.sqrt(width)))
     scores = step(call, build, "Mul", [scores, scale])
-    if call.optional("attn_mask"):
-        scores = step(call, build, "Add", [scores, call.tensor("attn_mask")])
+    if mask:
+        scores = step(call, build, "Add", [scores, mask])
     weights = step(call, build, "Softmax", [scores], {"axis": -1})
     emit(call, build, "MatMul", [weights, value])
+
+
+def _fused_attention(call: AtenCall, build: GraphBuilder, inputs: list[str]) -> None:
+    """Write attention with a mask or shared heads as ONNX's operation, heads on axis 1."""
+    ranks = {len(call.shape(name)) for name in inputs[:3]}
+    grouped = call.flag("enable_gqa")
+    if ranks not in ({3}, {4}) or (grouped and ranks == {3}):
+        raise Untranslatable(f"masked, causal or grouped, of rank {max(ranks)}")
+    if ranks == {4}:
+        query, key, value = (call.shape(name)[1] for name in inputs[:3])
+        if key != value or (key != query and not grouped):
+            raise Untranslatable("heads that broadcast")
+    attributes: dict[str, Attribute] = {"is_causal": int(call.flag("is_causal"))}
+    if ranks == {3}:
+        # A stack of single heads; a mask of rank 3 goes over the stack.
+        attributes |= {"q_num_heads": 1, "kv_num_heads": 1}
+        if len(inputs) > 3 and len(call.shape(inputs[3])) == 3:
+            inputs[3] = step(call, build, "Unsqueeze", [inputs[3], build.integers([1])])
+    if call.arguments.get("scale") is not None:
+        attributes["scale"] = call.number("scale", 1.0)
+    emit(call, build, "Attention", inputs, attributes)
+
+
+def _is_stored(build: GraphBuilder, edge: str) -> bool:
+    while (node := build.maker(edge)) is not None and node.op == "Identity":
+        edge = node.inputs[0]
+    return build.lookup(edge) is not None
 
 
 @translates("embedding")

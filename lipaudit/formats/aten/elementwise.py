@@ -1,4 +1,4 @@
-"""Arithmetic item by item, activations with parameters, reductions and softmax."""
+"""Arithmetic item by item, activations with parameters, and softmax."""
 
 import torch
 
@@ -8,6 +8,7 @@ from lipaudit.formats.aten.call import (
     Untranslatable,
     emit,
     parameter,
+    scalar,
     step,
     translates,
 )
@@ -18,13 +19,6 @@ from lipaudit.graph.node import TORCH_DOMAIN, Attribute
 
 _ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div"}
 _PAIRS = {"maximum": "Max", "minimum": "Min"}
-_REDUCTIONS = {
-    "mean": "ReduceMean",
-    "sum": "ReduceSum",
-    "amax": "ReduceMax",
-    "amin": "ReduceMin",
-    "logsumexp": "ReduceLogSumExp",
-}
 _CONSTANT_CLAMPS = {"relu6": (0.0, 6.0), "relu6_": (0.0, 6.0)}
 
 
@@ -38,7 +32,7 @@ def arithmetic(call: AtenCall, build: GraphBuilder) -> None:
     other = _operand(call, build, "other")
     factor = call.number("alpha", 1.0)
     if factor != 1.0:
-        other = step(call, build, "Mul", [other, build.scalar(factor)])
+        other = step(call, build, "Mul", [other, scalar(call, build, factor, "alpha")])
     emit(call, build, _ARITHMETIC[call.op.rstrip("_")], [_operand(call, build, "self"), other])
 
 
@@ -83,12 +77,54 @@ def clamp(call: AtenCall, build: GraphBuilder) -> None:
     if "hardtanh" in call.op:
         low, high = call.number("min_val", -1.0), call.number("max_val", 1.0)
     low, high = _CONSTANT_CLAMPS.get(call.op, (low, high))
+    if isinstance(low, Ref) or isinstance(high, Ref):
+        _between(call, build, low, high)
+        return
     if not all(end is None or isinstance(end, (int, float)) for end in (low, high)):
-        raise Untranslatable("ends that are tensors")
-    ends = [build.scalar(float(e)) if isinstance(e, (int, float)) else "" for e in (low, high)]
+        raise Untranslatable("ends that are not stored")
+    ends = [
+        scalar(call, build, end, "end") if isinstance(end, (int, float)) else ""
+        for end in (low, high)
+    ]
     while ends and not ends[-1]:
         ends.pop()
     emit(call, build, "Clip", [call.tensor("self"), *ends])
+
+
+def _between(call: AtenCall, build: GraphBuilder, low: object, high: object) -> None:
+    """Write min(max(x, low), high), which copies items where the ends are larger tensors."""
+    x = call.tensor("self")
+    if low is not None and high is not None:
+        x = step(call, build, "Max", [x, _operand(call, build, "min")])
+    last = ("Max", "min") if high is None else ("Min", "max")
+    emit(call, build, last[0], [x, _operand(call, build, last[1])])
+
+
+@translates("masked_fill", "masked_fill_")
+def masked_fill(call: AtenCall, build: GraphBuilder) -> None:
+    """Write a number where a mask holds."""
+    inputs = [call.tensor("mask"), _operand(call, build, "value"), call.tensor("self")]
+    emit(call, build, "Where", inputs)
+
+
+@translates("threshold", "threshold_")
+def threshold(call: AtenCall, build: GraphBuilder) -> None:
+    """Write the items above a number, and another number for the rest."""
+    least, x = _operand(call, build, "threshold"), call.tensor("self")
+    if call.number("threshold", 0.0) == call.number("value", 0.0):
+        emit(call, build, "Clip", [x, least])
+        return
+    above = step(call, build, "Greater", [x, least])
+    emit(call, build, "Where", [above, x, _operand(call, build, "value")])
+
+
+@translates("softshrink", "hardshrink")
+def shrink(call: AtenCall, build: GraphBuilder) -> None:
+    """Write 0 for small items; the soft one moves the others towards 0."""
+    limit = call.number("lambd", 0.5)
+    if limit < 0:
+        raise Untranslatable("a negative limit")
+    _with(call, build, "Shrink", {"lambd": limit, "bias": limit if "soft" in call.op else 0.0})
 
 
 @translates("leaky_relu", "leaky_relu_")
@@ -154,17 +190,6 @@ def softmax(call: AtenCall, build: GraphBuilder) -> None:
     _with(call, build, op, {"axis": call.integer("dim", -1)})
 
 
-@translates("mean", "sum", "amax", "amin", "logsumexp")
-def reduction(call: AtenCall, build: GraphBuilder) -> None:
-    """Write a number for each slice along some axes."""
-    axes = call.arguments.get("dim")
-    inputs = [call.tensor("self")]
-    if axes not in (None, (), []):
-        inputs.append(build.integers(call.integers("dim"), f"{call.name}.axes"))
-    keep = int(call.flag("keepdim"))
-    emit(call, build, _REDUCTIONS[call.op], inputs, {"keepdims": keep})
-
-
 def _with(call: AtenCall, build: GraphBuilder, op: str, attributes: dict[str, Attribute]) -> None:
     emit(call, build, op, [call.tensor("self")], attributes)
 
@@ -175,7 +200,7 @@ def _operand(call: AtenCall, build: GraphBuilder, name: str) -> str:
     if isinstance(value, Ref):
         return value.name
     if isinstance(value, (int, float)):
-        return build.scalar(float(value), name=f"{call.name}.{name}")
+        return scalar(call, build, value, name)
     raise Untranslatable(f"{name} is neither tensor nor stored number")
 
 

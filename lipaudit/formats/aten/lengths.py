@@ -2,7 +2,7 @@
 
 import math
 
-from lipaudit.formats.aten.call import AtenCall, Untranslatable, emit, step, translates
+from lipaudit.formats.aten.call import AtenCall, Untranslatable, emit, scalar, step, translates
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.node import TORCH_DOMAIN, Attribute
 
@@ -53,7 +53,9 @@ def pairwise_distance(call: AtenCall, build: GraphBuilder) -> None:
     if order not in _REDUCTIONS:
         raise Untranslatable(f"p = {order:g}")
     between = step(call, build, "Sub", [call.tensor("x1"), call.tensor("x2")])
-    moved = step(call, build, "Add", [between, build.scalar(call.number("eps", 1e-6))])
+    moved = step(
+        call, build, "Add", [between, scalar(call, build, call.number("eps", 1e-6), "eps")]
+    )
     axes = build.integers([-1], f"{call.name}.axes")
     keep = int(call.flag("keepdim"))
     emit(call, build, _REDUCTIONS[order], [moved, axes], {"keepdims": keep})

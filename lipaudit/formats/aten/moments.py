@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from lipaudit.formats.aten.call import AtenCall, Untranslatable, step, translates
+from lipaudit.formats.aten.call import AtenCall, Untranslatable, scalar, step, translates
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import Constant
 
@@ -22,7 +22,7 @@ def variance(call: AtenCall, build: GraphBuilder) -> None:
         )
     else:
         total = step(call, build, "ReduceSum", [square, *axes], keep)
-        divided = [total, build.scalar(divisor, name=f"{call.name}.divisor")]
+        divided = [total, scalar(call, build, divisor, "divisor")]
         build.add("Div", divided, name=call.name, outputs=call.outputs[:1])
     _mean(call, build, axes)
 

@@ -1,6 +1,8 @@
-"""Pooling, padding and resizing."""
+"""Pooling and padding."""
 
-from lipaudit.formats.aten.call import AtenCall, Untranslatable, emit, translates
+import math
+
+from lipaudit.formats.aten.call import AtenCall, Untranslatable, emit, scalar, step, translates
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.node import TORCH_DOMAIN, Attribute
 
@@ -24,11 +26,24 @@ def max_pool(call: AtenCall, build: GraphBuilder) -> None:
 @translates("avg_pool1d", "avg_pool2d", "avg_pool3d")
 def average_pool(call: AtenCall, build: GraphBuilder) -> None:
     """Write the mean of each window."""
-    if call.arguments.get("divisor_override") is not None:
-        raise Untranslatable("own divisor")
     attributes = _windows(call)
+    if call.arguments.get("divisor_override") is not None:
+        _divided(call, build, attributes)
+        return
     attributes["count_include_pad"] = int(call.flag("count_include_pad", default=True))
     emit(call, build, "AveragePool", [call.tensor("self")], attributes)
+
+
+def _divided(call: AtenCall, build: GraphBuilder, attributes: dict[str, Attribute]) -> None:
+    """Write the sum of each window, divided by a number of its own; zeros around add nothing."""
+    if call.flag("ceil_mode"):
+        raise Untranslatable("own divisor of windows that reach out")
+    attributes["count_include_pad"] = 1
+    means = step(call, build, "AveragePool", [call.tensor("self")], attributes)
+    items = math.prod(call.integers("kernel_size", _rank(call), 1))
+    sums = step(call, build, "Mul", [means, scalar(call, build, float(items), "items")])
+    divisor = scalar(call, build, call.number("divisor_override", 1.0), "divisor")
+    emit(call, build, "Div", [sums, divisor])
 
 
 @translates("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
@@ -51,7 +66,7 @@ def pad(call: AtenCall, build: GraphBuilder) -> None:
     names = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
     if mode not in names:
         raise Untranslatable(f"mode {mode}")
-    value = build.scalar(call.number("value", 0.0))
+    value = scalar(call, build, call.number("value", 0.0), "value")
     _padded(call, build, names[mode], [value] if mode == "constant" else [])
 
 
@@ -65,48 +80,6 @@ def reflection_pad(call: AtenCall, build: GraphBuilder) -> None:
 def replication_pad(call: AtenCall, build: GraphBuilder) -> None:
     """Write the last items repeated."""
     _padded(call, build, "edge", [])
-
-
-@translates("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d")
-def upsample_nearest(call: AtenCall, build: GraphBuilder) -> None:
-    """Each item repeated."""
-    attributes: dict[str, Attribute] = {
-        "mode": "nearest",
-        "coordinate_transformation_mode": "asymmetric",
-        "nearest_mode": "floor",
-    }
-    _resized(call, build, attributes)
-
-
-@translates("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d")
-def upsample_linear(call: AtenCall, build: GraphBuilder) -> None:
-    """Items interpolated along each axis."""
-    corners = call.flag("align_corners")
-    mode = "align_corners" if corners else "half_pixel"
-    _resized(call, build, {"mode": "linear", "coordinate_transformation_mode": mode})
-
-
-@translates("upsample_bicubic2d")
-def upsample_cubic(call: AtenCall, build: GraphBuilder) -> None:
-    """Items interpolated by cubics."""
-    corners = call.flag("align_corners")
-    mode = "align_corners" if corners else "half_pixel"
-    attributes: dict[str, Attribute] = {
-        "mode": "cubic",
-        "coordinate_transformation_mode": mode,
-        "cubic_coeff_a": -0.75,
-    }
-    _resized(call, build, attributes)
-
-
-@translates("pixel_shuffle")
-def pixel_shuffle(call: AtenCall, build: GraphBuilder) -> None:
-    """Channels laid out as pixels."""
-    attributes: dict[str, Attribute] = {
-        "blocksize": call.integer("upscale_factor", 1),
-        "mode": "CRD",
-    }
-    emit(call, build, "DepthToSpace", [call.tensor("self")], attributes)
 
 
 def _rank(call: AtenCall) -> int:
@@ -158,11 +131,3 @@ def _padded(call: AtenCall, build: GraphBuilder, mode: str, more: list[str]) -> 
         begins[rank - 1 - at], ends[rank - 1 - at] = flat[2 * at], flat[2 * at + 1]
     pads = build.integers([*begins, *ends], f"{call.name}.pads")
     emit(call, build, "Pad", [call.tensor("self"), pads, *more], {"mode": mode})
-
-
-def _resized(call: AtenCall, build: GraphBuilder, attributes: dict[str, Attribute]) -> None:
-    sizes = [size for size in call.out_shape if size is not None]
-    if len(sizes) != len(call.out_shape):
-        raise Untranslatable("open sizes")
-    target = build.integers(sizes, f"{call.name}.sizes")
-    emit(call, build, "Resize", [call.tensor("self"), "", "", target], attributes)
