@@ -5,7 +5,6 @@ are proved by one Cholesky factorization, whatever found them (see `operators/lm
 """
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -26,6 +25,8 @@ _FLOPS_A_STEP = 8.0
 """Times size³: a factorization, an inverse and two products of a Newton step."""
 _ROUNDS = 80
 """Newton steps at most: the central path of small networks ends after about 50."""
+_TRIED = 12
+"""How many candidates are tried before the method gives up."""
 
 
 @register
@@ -61,23 +62,18 @@ class Semidefinite(AbstractBound):
         start = problem.closed_form()
         if start is None or rounds < 2:
             return None
-        upper = _best(problem, list(problem.refined(start, min(rounds, _ROUNDS))))
+        found = list(problem.refined(start, min(rounds, _ROUNDS)))
+        upper = _best(problem, [start, *found])
         return None if upper is None else _bound(question, self.name, upper, problem)
 
 
 def _best(problem: Inequality, candidates: list[Multipliers]) -> float | None:
-    """Return the first proof from the end: the later, the lower, and the harder to prove."""
-    for candidate in _later_ones(candidates):
+    """Return the first proof from the lowest candidate on: the lower, the harder to prove."""
+    for candidate in sorted(candidates, key=lambda found: found.square)[:_TRIED]:
         upper = problem.certified(candidate)
         if upper is not None:
             return upper
     return None
-
-
-def _later_ones(candidates: list[Multipliers]) -> Iterator[Multipliers]:
-    """Yield the last candidates, the last one first, and some from before."""
-    yield from candidates[:-6:-1]
-    yield from candidates[-9::-4]
 
 
 def _bound(question: Question, name: str, upper: float, problem: Inequality) -> Bound:
