@@ -442,3 +442,21 @@ def test_dense_networks_of_other_people(name: str) -> None:
     assert found["averaged"] == pytest.approx(theta(weights, RELU), rel=1e-9)
     if "ACASXU" in name:
         assert min(found.values()) <= found["product"] / 5
+
+
+def test_the_inputs_that_nothing_sees_are_left_out_of_the_search() -> None:
+    """Of 60 inputs in front of 4 units 4 directions count; the answer stays the same."""
+    network = chain(4, (60, 4, 3, 2), nn.ReLU)
+    found, weights = uppers(network, 60), matrices(network)
+    left, values, right = torch.linalg.svd(weights[0], full_matrices=False)
+    del right
+    small = chain(4, (4, 4, 3, 2), nn.ReLU).double()
+    first = small[0]
+    assert isinstance(first, nn.Linear)
+    first.weight.data = left * values
+    for layer, weight in zip(list(small)[2::2], weights[1:], strict=True):
+        assert isinstance(layer, nn.Linear)
+        layer.weight.data = weight
+    again = uppers(small, 4)
+    assert found["sdp"] == pytest.approx(again["sdp"], rel=1e-4)
+    assert found["closed-form"] == pytest.approx(again["closed-form"], rel=1e-6)

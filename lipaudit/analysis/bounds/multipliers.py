@@ -39,7 +39,7 @@ class ClosedForm(AbstractBound):
     def bound(self, question: Question) -> Bound | None:
         """Prove what the eliminated multipliers give."""
         problem = _inequality(question)
-        start = problem.closed_form() if problem is not None else None
+        start = problem.reduced().closed_form() if problem is not None else None
         if problem is None or start is None:
             return None
         upper = problem.certified(start)
@@ -58,11 +58,12 @@ class Semidefinite(AbstractBound):
         problem = _inequality(question)
         if problem is None:
             return None
-        rounds = int(_FLOPS / (_FLOPS_A_STEP * problem.size**3))
-        start = problem.closed_form()
+        small = problem.reduced()
+        rounds = int(_FLOPS / (_FLOPS_A_STEP * small.size**3))
+        start = small.closed_form()
         if start is None or rounds < 2:
             return None
-        found = list(problem.refined(start, min(rounds, _ROUNDS)))
+        found = list(small.refined(start, min(rounds, _ROUNDS)))
         upper = _best(problem, [start, *found])
         return None if upper is None else _bound(question, self.name, upper, problem)
 
