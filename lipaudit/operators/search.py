@@ -52,6 +52,8 @@ _LEAST_BYTES = 1 << 24
 """Memory for cells whatever the budget: an eighth of what the libraries take for themselves."""
 _FREE_FLOPS = 1e7
 """Work that costs no more than a round: cells are split again while they stay below."""
+_CLIMB_FLOPS = 2e7
+"""About what a climb costs, a millisecond: where testing all cells is less, so are their parts."""
 _SHORTFALL = 1e-3
 """By how much Lanczos estimates are too low, about, where singular values are close together."""
 _GROWTHS = (1.0, 1.001, 1.01, 1.02, 1.05, 1.1, 1.2)
@@ -127,6 +129,8 @@ class Search:
         estimates = torch.where(cells.hits, estimates, 0.0)
         index = int(estimates.argmax())
         if float(estimates[index]) <= self.peak.value * (1.0 + 1e-9):
+            if len(cells) * self._flops_each <= _CLIMB_FLOPS:
+                return  # testing their parts costs less than a climb that may lead nowhere
             # Estimates are low where singular values are close together, and so is the centre
             # of a cell with a higher point at its rim.
             around = cells.around(self.peak.frequency, self.peak.group)
