@@ -19,6 +19,7 @@ from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.graph.model import Model, Topology
 from lipaudit.layers.network import Network
+from lipaudit.layers.values import Values
 from lipaudit.operators.base import Norm
 from lipaudit.results import (
     Bound,
@@ -99,7 +100,11 @@ def with_running(report: ModelReport, as_it_runs: Subject, query: Query) -> Mode
         targets=as_it_runs.targets,
     )
     error = Measure.of(found.error, "layer by layer, in decimals rounded upward")
-    running = Running(found.dtype, found.radius, error, found.assumptions, found.reasons)
+    joined = [step.node for step in as_it_runs.network.steps if len(step.node.origin) > 1]
+    names = ", ".join(dict.fromkeys(f"{node.op} {node.name!r}" for node in joined))
+    spelled = (f"what the file spells out counts as one function: {names}",) if joined else ()
+    assumptions = (*found.assumptions, *spelled)
+    running = Running(found.dtype, found.radius, error, assumptions, found.reasons)
     return replace(report, running=running)
 
 
@@ -135,9 +140,10 @@ def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelRe
 
 
 def _box(subject: Subject, query: Query) -> Ranges:
-    """Return where the inputs lie, as far as the user or the file says so."""
-    stated = replace(query, ranges={**subject.model.ranges, **query.ranges})
-    return stated.box(subject.sources)
+    """Return where the inputs lie: as the user says, and else as the file does."""
+    query.check_names(subject.network.graph.inputs)
+    by_file = {n: s for n, s in subject.model.ranges.items() if n in subject.sources}
+    return {**by_file, **query.box(subject.sources)}
 
 
 def _starts(subject: Subject, given: samples.Samples) -> Rows | None:
@@ -180,12 +186,12 @@ def _question(subject: Subject, query: Query) -> Question:
     if held:
         assumptions.append(f"held fixed: {', '.join(held)}")
     anywhere = ranges.refined(network, _gains(subject), {})
-    spans = {**subject.model.ranges, **query.ranges}
-    known = replace(query, ranges=spans).values(inputs, sources)
+    box = _box(subject, query)
+    known = {name: Values.between(*span) for name, span in box.items()}
     gains = ranges.refined(network, anywhere, known) if known else anywhere
     if gains != anywhere:
         by = "" if query.ranges else ", as the file says"
-        listed = sorted({f"[{low:g}, {high:g}]" for low, high in spans.values()})
+        listed = sorted({f"[{low:g}, {high:g}]" for low, high in box.values()})
         what = "what enters the part" if query.start is not None else "the input"
         assumptions.append(f"every item of {what} lies in {', '.join(listed)}{by}")
     # What stands between the layers of an assumed chain is not known: it may bend.

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from lipaudit.analysis.samples import Samples
 from lipaudit.errors import UsageError
 from lipaudit.graph.node import Edge
-from lipaudit.layers.values import Values
 
 Ranges = Mapping[str, tuple[float, float]]
 """Input -> between which numbers its items lie; "" stands for every other real-valued input."""
@@ -49,8 +48,8 @@ class Query:
         if self.distances and self.samples is None:
             raise UsageError("--eps needs samples", slug="data", hint="give --data FILE.npz")
 
-    def values(self, inputs: tuple[Edge, ...], sources: tuple[str, ...]) -> dict[str, Values]:
-        """Return what is known of the inputs' values, by name."""
+    def check_names(self, inputs: tuple[Edge, ...]) -> None:
+        """Raise `UsageError` where a range is for an input that there is not."""
         names = {edge.name for edge in inputs}
         unknown = [name for name in self.ranges if name and name not in names]
         if unknown:
@@ -60,7 +59,6 @@ class Query:
                 slug="input-name",
                 hint=f"it has {listed}",
             )
-        return {name: Values.between(*span) for name, span in self.box(sources).items()}
 
     def box(self, sources: tuple[str, ...]) -> Ranges:
         """Return the range of every input that has one, by its name."""

@@ -110,9 +110,13 @@ def rising(forward: Forward, inputs: Sequence[Values | None]) -> tuple[Values, .
     Its results are items, their extremes, or sums of at most `MOST_TERMS` of them with
     non-negative weights, so that f(m) and f(-m) say how large the terms are.
     """
-    largest = [None if v is None else v.magnitude for v in inputs]
+    real = [v is not None and v.lo.is_floating_point() for v in inputs]
+    largest = [
+        v.magnitude if v is not None and is_real else None
+        for v, is_real in zip(inputs, real, strict=True)
+    ]
     moduli = [
-        made.abs() + back.abs()
+        made.abs() + back.abs() if made.is_floating_point() else None
         for made, back in zip(
             forward(_kept(inputs, largest)),
             forward(_kept(inputs, [None if m is None else -m for m in largest])),

@@ -29,7 +29,7 @@ from torch import nn
 
 import lipaudit
 from lipaudit.analysis import linear_parts, sampling
-from lipaudit.analysis.bounds import averaged, multipliers
+from lipaudit.analysis.bounds import multipliers
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.layers.base import AbstractGainLayer, Example
 from lipaudit.layers.slope import Slope
@@ -330,7 +330,6 @@ def test_a_controller_network_is_bounded_hundreds_of_times_lower() -> None:
 def test_the_measured_figure_says_how_it_was_proved() -> None:
     found = bounds(chain(0, (3, 4, 2), nn.ReLU), 3)
     assert "Cholesky" in found["sdp"].measure.method
-    assert averaged.Averaged.summary
 
 
 Swapped = tuple[str, list[onnx.NodeProto], dict[str, list[object]], tuple[int, ...], float]

@@ -11,10 +11,9 @@ import torch
 
 from lipaudit.analysis import ranges
 from lipaudit.device import Compute
-from lipaudit.enclosure import Enclosure
 from lipaudit.graph.constant import computed
 from lipaudit.graph.node import Edge, Graph
-from lipaudit.layers.base import AbstractGainLayer, AbstractLinearLayer, Combine, Example, Gain
+from lipaudit.layers.base import AbstractGainLayer, AbstractLinearLayer, Example, Gain
 from lipaudit.layers.network import build
 from lipaudit.layers.values import Values
 from tests.contracts.test_layers import CASES
@@ -99,7 +98,10 @@ def test_results_stay_between_the_stated_values(example: Example) -> None:
         try:
             bounds = stated(example, signals)
         except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
-            continue  # as in the analysis: nothing is bounded
+            # As in the analysis, nothing is bounded; but what claims to rise can be run.
+            layer = layer_of(example)
+            assert not (isinstance(layer, AbstractGainLayer) and layer.is_rising)
+            continue
         generator = torch.Generator().manual_seed(seed)
         for _ in range(6):
             made = run(example, [corners(v, generator) for v in signals])
@@ -156,5 +158,3 @@ def check(
             norms.append(float(torch.linalg.matrix_norm(matrix, 2)))
         for norm, factor in zip(norms, gain.factors, strict=True):
             assert norm <= factor.upper * (1 + 1e-9) + 1e-12
-    assert gain.combine in set(Combine)
-    assert all(isinstance(factor, Enclosure) for factor in gain.factors)
