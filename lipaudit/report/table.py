@@ -8,17 +8,16 @@ from lipaudit.enclosure import Rigor
 from lipaudit.report import numbers
 from lipaudit.report.base import Canvas, Choice, Reporter, register
 from lipaudit.report.bound_table import draw_bound
+from lipaudit.report.clip_table import clip
 from lipaudit.report.marks import marked
 from lipaudit.report.page import Page
+from lipaudit.report.skips import draw_skips
 from lipaudit.report.text import safe, short
 from lipaudit.results import (
-    Change,
-    ClipReport,
     LayerResult,
     Measure,
     ModelReport,
     Report,
-    Skipped,
     Verdict,
 )
 
@@ -29,7 +28,6 @@ _LEGEND = {
 _BAR_WIDTH = 8
 _GAP = 3  # padding on both sides and the separator
 _NARROW = 60
-_SHOWN_SKIPS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,24 +67,6 @@ def audit(report: Report, verdict: Verdict, canvas: Canvas, choice: Choice) -> s
     return page.text()
 
 
-def clip(report: ClipReport, canvas: Canvas) -> str:
-    """Draw what clipping did."""
-    page = Page(canvas)
-    page.say(f"{safe(report.path)} -> {safe(report.output)}", bold=True)
-    touched = [change for change in report.changes if change.tensors]
-    page.say(f"clipped {len(touched)} of {len(report.changes)} layers to {report.limit:g}")
-    rows = [_change_row(change) for change in report.changes]
-    page.table(("layer", "before ≤", "after ≤", "change", ""), rows, right={1, 2, 3})
-    _draw_skips(page, report.skipped)
-    for note in report.notes:
-        page.say(f"note: {safe(note)}")
-    if report.written:
-        page.say("read back: every clipped layer is proved to meet the limit")
-    else:
-        page.say("dry run: nothing was written")
-    return page.text()
-
-
 def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
     page.say(safe(model.path), bold=True)
     parameters = sum(layer.parameters for layer in model.layers if not layer.tied_with)
@@ -103,7 +83,7 @@ def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
         draw_bound(page, model, model.bound)
     else:
         _draw_layers(page, model, choice)
-    _draw_skips(page, model.skipped)
+    draw_skips(page, model.skipped)
     for note in model.notes:
         page.say(f"note: {safe(note)}")
     page.gap()
@@ -156,19 +136,6 @@ def _draw_verdict(page: Page, verdict: Verdict) -> None:
         page.say("gate: passed" if verdict.passed else "gate: NOT passed", bold=True)
 
 
-def _draw_skips(page: Page, skipped: Sequence[Skipped]) -> None:
-    """Name what has no number, those of one reason together."""
-    groups: dict[str, list[str]] = {}
-    for item in skipped:
-        groups.setdefault(f"{safe(item.reason)} [{item.slug}]", []).append(item.name)
-    for reason, names in list(groups.items())[:_SHOWN_SKIPS]:
-        shown = ", ".join(short(name, 40) for name in names[:3])
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        page.say(f"no number: {shown}{more}: {short(reason, 300)}")
-    if len(groups) > _SHOWN_SKIPS:
-        page.say(f"no number, for {len(groups) - _SHOWN_SKIPS} more reasons: see -f json")
-
-
 def _draw_legend(page: Page, measures: Iterable[Measure]) -> None:
     rigors = {measure.rigor for measure in measures}
     if rigors == {Rigor.PROVED}:
@@ -213,16 +180,6 @@ def _bar(share: float, largest: float) -> str:
     """Draw a share as a bar; shrinking layers (a negative logarithm) as a dotted one."""
     length = round(abs(share) / largest * _BAR_WIDTH)
     return ("█" if share >= 0 else "·") * max(length, 1 if share else 0)
-
-
-def _change_row(change: Change) -> tuple[str, ...]:
-    return (
-        short(change.name, 48),
-        marked(change.before),
-        marked(change.after),
-        f"{100 * change.relative_change:.3g}%",
-        safe(change.reason),
-    )
 
 
 def _lower(measure: Measure) -> str:
