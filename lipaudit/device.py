@@ -48,6 +48,8 @@ class Compute:
     """Called with the share of the layer's present stage that is done."""
     move: Move = move
     """How tensors get to a device: a field so that a test can play a device that runs full."""
+    enough: float | None = None
+    """An upper end of a norm that need not be improved on where that would take longer."""
     device_memory: int | None = None
     """Bytes of the device's own memory; None: as many as of this machine's."""
 
@@ -103,6 +105,20 @@ def choose(
         tick,
         device_memory=there,
     )
+
+
+def described() -> list[str]:
+    """Say which devices there are, in words."""
+    found = ["cpu"]
+    for index in range(torch.cuda.device_count()):
+        try:
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+        except RuntimeError as error:  # a driver that does not fit
+            found.append(f"cuda:{index}: cannot be used: {error}")
+        else:
+            found.append(f"cuda:{index}: {name}, {free >> 30} of {total >> 30} GiB free")
+    return found
 
 
 def ran_out_of_memory(error: Exception) -> bool:

@@ -238,3 +238,132 @@ def frequency_maximum(kernel: torch.Tensor, geometry: ConvGeometry, points: int)
         -1, geometry.groups, out // geometry.groups, inner * math.prod(geometry.stride)
     ) / math.sqrt(math.prod(geometry.stride))
     return float(np.linalg.svd(matrices, compute_uv=False).max(initial=0.0))
+
+
+def appendix_a(kernel: torch.Tensor, sizes: Sequence[int], limit: float) -> torch.Tensor:
+    """Return what the function in appendix A of Sedghi, Gupta & Long (2019) returns."""
+    turned = kernel.permute(2, 3, 0, 1).numpy()
+    coefficients = np.fft.fft2(turned, tuple(sizes), axes=(0, 1))
+    U, D, V = np.linalg.svd(coefficients, compute_uv=True, full_matrices=False)
+    D_clipped = np.minimum(D, limit)
+    if turned.shape[2] > turned.shape[3]:
+        clipped = np.matmul(U, D_clipped[..., None] * V)
+    else:
+        clipped = np.matmul(U * D_clipped[..., None, :], V)
+    found = np.fft.ifft2(clipped, axes=(0, 1)).real
+    cut = found[np.ix_(*[range(d) for d in turned.shape])]
+    return torch.from_numpy(np.ascontiguousarray(cut)).permute(2, 3, 0, 1)
+
+
+def clipped_matrix(matrix: torch.Tensor, limit: float) -> torch.Tensor:
+    """Return the nearest matrix of norm at most the limit, by NumPy's SVD."""
+    left, values, right = np.linalg.svd(matrix.numpy(), full_matrices=False)
+    return torch.from_numpy((left * np.minimum(values, limit)) @ right)
+
+
+def clipped_once(
+    kernel: torch.Tensor, geometry: ConvGeometry, sizes: tuple[int, ...], limit: float
+) -> torch.Tensor:
+    """Clip the matrix of a circular convolution and return the kernel whose matrix is nearest.
+
+    Of several that are as near, the one nearest to the old kernel; by least squares.
+    """
+    basis = torch.eye(kernel.numel(), dtype=torch.float64).reshape(-1, *kernel.shape)
+    columns = [wrapped_matrix(one, geometry, sizes).flatten() for one in basis]
+    matrix = wrapped_matrix(kernel, geometry, sizes)
+    change = clipped_matrix(matrix, limit) - matrix
+    step = np.linalg.lstsq(torch.stack(columns, 1).numpy(), change.flatten().numpy(), rcond=1e-10)
+    return kernel + torch.from_numpy(step[0]).reshape(kernel.shape)
+
+
+@dataclass(frozen=True)
+class SymbolMap:
+    """The symbol of a convolution at the frequencies of a torus, as a matrix on the kernel.
+
+    A stride s folds the frequencies (θ + 2πj)/s onto θ, as in `frequency_maximum`.
+    """
+
+    matrix: npt.NDArray[np.complex128]
+    """(entries of all symbols, numbers of the kernel)."""
+    blocks: tuple[int, int, int]
+    """Matrices, rows, columns."""
+    weights: npt.NDArray[np.float64]
+    """Of the matrices: which share of the frequencies each of them stands for."""
+
+    @classmethod
+    def of(cls, shape: Sequence[int], geometry: ConvGeometry, sizes: Sequence[int]) -> "SymbolMap":
+        """Write Σ K[p] e^{-i p·θ} out at one of each pair ±θ; `sizes` are those after strides."""
+        _, inner, *taps = shape
+        rows, folds = shape[0] // geometry.groups, list(np.ndindex(*geometry.stride))
+        blocks, weights = [], []
+        for point in np.ndindex(*sizes):
+            mirrored = tuple(-at % n for at, n in zip(point, sizes, strict=True))
+            if point > mirrored:
+                continue
+            share = (1 + (point != mirrored)) / math.prod(sizes)
+            turns = (np.array(point) / sizes + np.array(folds)) / geometry.stride
+            spread = np.stack(list(np.ndindex(*taps))) * geometry.dilation
+            waves = np.exp(-2j * np.pi * turns @ spread.T) / math.sqrt(len(folds))
+            for group in range(geometry.groups):
+                block = np.zeros((rows, len(folds), inner, *shape[:2], len(spread)), complex)
+                for row, column in np.ndindex(rows, inner):
+                    block[row, :, column, group * rows + row, column] = waves
+                blocks.append(block)
+                weights.append(share)
+        matrix = np.stack(blocks).reshape(-1, math.prod(shape))
+        return cls(matrix, (len(blocks), rows, len(folds) * inner), np.array(weights))
+
+    def values(self, kernel: npt.NDArray[np.float64]) -> npt.NDArray[np.complex128]:
+        """Return P at every frequency, for every group."""
+        made: npt.NDArray[np.complex128] = (self.matrix @ kernel.ravel()).reshape(self.blocks)
+        return made
+
+    def norm(self, kernel: torch.Tensor) -> float:
+        """Return the largest norm at these frequencies."""
+        values = np.linalg.svd(self.values(kernel.numpy()), compute_uv=False)
+        return float(values.max())
+
+    @property
+    def back(self) -> npt.NDArray[np.complex128]:
+        """The adjoint, with the weights; of its products the real part counts."""
+        size = math.prod(self.blocks[1:])
+        made: npt.NDArray[np.complex128] = self.matrix.conj().T * self.weights.repeat(size)
+        return made
+
+
+def nearest_by_dykstra(
+    kernel: torch.Tensor,
+    at: SymbolMap,
+    limit: float,
+    norm: Callable[[torch.Tensor], float],
+    accuracy: float = 2e-3,
+) -> tuple[float, float]:
+    """Return the distance of the nearest kernel, between two numbers.
+
+    By clipping the symbol and cutting it to the support in turns, with Dykstra's correction,
+    until weak duality shows the distance to the accuracy. `norm` is that of the operator; the
+    map from kernels to symbols must keep the lengths that it does not lose, but for one factor.
+    """
+    start, back = kernel.numpy().ravel(), at.back
+    square = (back @ at.matrix).real
+    factor = float(np.linalg.eigvalsh(square).max())
+    assert np.allclose(square @ square, factor * square, atol=1e-9 * factor**2)
+    lost = start - square @ start / factor
+    found, correction, least, distance = start, np.zeros(at.blocks, complex), 0.0, math.inf
+    for round_ in range(20_000):
+        pushed = at.values(found) + correction
+        left, values, right = np.linalg.svd(pushed, full_matrices=False)
+        over = np.maximum(values - limit, 0.0)
+        correction = (left * over[..., None, :]) @ right
+        found = lost + (back @ (pushed - correction).ravel()).real / factor
+        if round_ % 50 == 49:
+            # ½d² >= ½‖K₀‖² - ½‖K‖² - c Σ w ‖Y‖_* for Dykstra's K and corrections Y.
+            nuclear = float(over.sum(-1) @ at.weights) / factor
+            dual = start @ start - found @ found - 2.0 * limit * nuclear
+            least = max(least, math.sqrt(max(dual, 0.0)))
+            inside = torch.from_numpy(found).reshape(kernel.shape)
+            inside = inside * min(limit / norm(inside), 1.0)
+            distance = min(distance, float((inside - kernel).norm()))
+            if distance <= (1.0 + accuracy) * least:
+                return least, distance
+    raise AssertionError(f"between {least} and {distance} after all rounds")

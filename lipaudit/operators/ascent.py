@@ -133,6 +133,15 @@ def peak_at(
     return Peak(value, frequency, period, group, right)
 
 
+def summit_at(symbol: Symbol, frequency: torch.Tensor, period: int, group: int) -> Peak:
+    """Return what is proved at 2π·frequency/period, from the leading vector of a decomposition."""
+    matrix = symbol.at(frequency[None], period, torch.tensor([group]))[0]
+    tall = matrix.shape[0] > matrix.shape[1]
+    _, vectors = eigenvectors(matrix.mH @ matrix if tall else matrix @ matrix.mH)
+    top = vectors[:, -1]
+    return peak_at(symbol, frequency, period, group, _unit(matrix @ top) if tall else top)
+
+
 def scrambled(size: int) -> torch.Tensor:
     """Return a start vector without structure, the same every time."""
     start = torch.cos(torch.arange(1, size + 1, dtype=torch.float64) ** 2)

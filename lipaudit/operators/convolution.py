@@ -61,7 +61,7 @@ def convolution(
         return _sized(stated, compute)
     with one_thread():
         moderate, factor = normalised(kernel)
-    inner = SizeFreeConvolution(moderate, geometry, compute)
+    inner = SizeFreeConvolution(moderate, geometry, _in_units(compute, factor))
     return inner if factor == 1.0 else ScaledOperator(inner, factor)
 
 
@@ -69,8 +69,17 @@ def _sized(stated: Correlation, compute: Compute) -> AbstractLinearOperator:
     with one_thread():
         conv = support.live(stated)
         moderate, factor = normalised(conv.kernel)
-    inner = SizedConvolution(replace(conv, kernel=moderate), compute, stated, factor)
+    local = _in_units(compute, factor)
+    inner = SizedConvolution(replace(conv, kernel=moderate), local, stated, factor)
     return inner if factor == 1.0 else ScaledOperator(inner, factor)
+
+
+def _in_units(compute: Compute, factor: float) -> Compute:
+    """Say what is enough for an operator that is to be multiplied by a factor."""
+    if compute.enough is None:
+        return compute
+    # A quotient and a product are rounded; the result must not pass what is enough.
+    return replace(compute, enough=compute.enough / factor * (1.0 - 2.0**-48))
 
 
 def _check_padding(conv: Correlation) -> None:
@@ -175,7 +184,10 @@ class SizeFreeConvolution(AbstractLinearOperator):
             widest = reduced(self.kernel, ConvGeometry.unstated(self.geometry.rank))
             found = _everywhere(widest, self.compute)
             return Norm(found.without_lower(), "sup over frequencies, any zero or circular padding")
-        found = _everywhere(reduced(self.kernel, self.geometry), self.compute)
+        zeros = self.geometry.mode is PaddingMode.ZEROS
+        # What padding multiplies is enough only when it is known by how much.
+        compute = self.compute if zeros else replace(self.compute, enough=None)
+        found = _everywhere(reduced(self.kernel, self.geometry), compute)
         if self.geometry.mode is PaddingMode.ZEROS:
             return Norm(found, "sup over frequencies, any input size")
         # Large inputs are mostly interior, so the lower end stands for every padding mode.

@@ -13,6 +13,7 @@ Lower ends are quotients ‖Ax‖/‖x‖ of the operator itself.
 """
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import torch
@@ -65,6 +66,7 @@ def bounded(conv: Correlation, compute: Compute, name: str) -> Norm:
         best, why = _compression(conv, compute)
         upper = best.enclosure
     else:
+        compute = replace(compute, enough=None)  # copies multiply it
         best = supremum(reduced(conv.kernel, conv.geometry), compute)
         upper, why = _with_copies(conv, best.enclosure, compute)
     lower = Enclosure.exactly(_quotient(conv, best.peak, compute))
@@ -85,6 +87,17 @@ def size_free(
     if _shows_at_most_once(geometry, reach):
         bounds.append(_without_stride(kernel, geometry, compute))
     return min(bounds, key=lambda bound: bound.hi)
+
+
+def shown_at_most(geometry: ConvGeometry, sizes: Shape) -> int:
+    """Bound the copies of one pixel that count: ‖A‖² is at most that times sup ‖P(θ)‖².
+
+    1 for zeros, and for circular padding that reaches around no farther than the kernel.
+    """
+    reach = tuple(d * (k - 1) for d, k in zip(geometry.dilation, sizes, strict=True))
+    if geometry.mode is PaddingMode.ZEROS or _shows_at_most_once(geometry, reach):
+        return 1
+    return _most_copies(geometry)
 
 
 def _most_copies(geometry: ConvGeometry) -> int:
@@ -146,6 +159,8 @@ def _compression(conv: Correlation, compute: Compute) -> tuple[Supremum, str]:
     else:
         best, others = supremum(reduced(conv.kernel, g), compute), grids
         least, why = best, "sup over frequencies"
+        if compute.enough is not None and least.enclosure.upper <= compute.enough:
+            return least, why
         angle = sum(math.pi * r / n for r, n in zip(symbol.radii, sizes, strict=True))
         if angle < 1.57 and 1.0 - math.cos(angle) < _GAIN:
             return least, why

@@ -23,7 +23,7 @@ from typing import TypeVar, final
 import torch
 
 from lipaudit.device import Compute, ignore
-from lipaudit.operators.ascent import Peak, climb_above, peak_at
+from lipaudit.operators.ascent import Peak, climb_above, peak_at, summit_at
 from lipaudit.operators.batches import in_batches
 from lipaudit.operators.cells import AbstractCells
 from lipaudit.operators.certify import ROOM, crude_upper, proves_below
@@ -56,6 +56,9 @@ _CLIMB_FLOPS = 2e7
 """About what a climb costs, a millisecond: where testing all cells is less, so are their parts."""
 _SHORTFALL = 1e-3
 """By how much Lanczos estimates are too low, about, where singular values are close together."""
+_CLOSE_LOOKS = 8
+_EIGEN_FLOPS = 100.0
+"""Eigenvalues and vectors of a Hermitian matrix take about 100 n³ real operations."""
 _GROWTHS = (1.0, 1.001, 1.01, 1.02, 1.05, 1.1, 1.2)
 """How a candidate for the upper end is raised when the work is spent: estimates are low."""
 
@@ -76,7 +79,7 @@ class Search:
         self.compute = replace(compute, tick=ignore)
         self.grams = choose_grams(symbol, expected, compute)
         self.peak = peak
-        self.upper = peak.value * (1.0 + _AHEAD)
+        self.upper = max(peak.value * (1.0 + _AHEAD), compute.enough or 0.0)
         self._flops_left = _FLOPS
 
     @property
@@ -125,7 +128,8 @@ class Search:
             self._climb(cells.centres[best], int(cells.groups[best]))
 
     def _raise_lower(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
-        """Raise the lower end where a centre promises to be higher."""
+        """Raise the lower end where a centre is higher, or promises to be."""
+        self._look_closely(cells, estimates)
         estimates = torch.where(cells.hits, estimates, 0.0)
         index = int(estimates.argmax())
         if float(estimates[index]) <= self.peak.value * (1.0 + 1e-9):
@@ -144,6 +148,21 @@ class Search:
             self._climb(centre, group)
         else:
             self._take(peak_at(self.symbol, centre, cells.period, group))
+
+    def _look_closely(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
+        """Decompose where a proof failed that only a norm above the lower end can have stopped.
+
+        Where many singular values lie close together, as after clipping, estimates do not see it,
+        and smaller and smaller cells would stay open for nothing.
+        """
+        higher = cells.hits & (cells.limits(self.upper) > self.peak.value)
+        if not bool(higher.any()):
+            return
+        ranked = torch.where(higher, estimates, -1.0)
+        for index in ranked.topk(min(_CLOSE_LOOKS, int(higher.sum()))).indices.tolist():
+            centre, group = cells.centres[index], int(cells.groups[index])
+            self._take(summit_at(self.symbol, centre, cells.period, group))
+            self._flops_left -= _EIGEN_FLOPS * self.symbol.side**3
 
     def _climb(self, centre: torch.Tensor, group: int) -> None:
         peak = climb_above(self.symbol, centre, group, self.peak)

@@ -11,6 +11,9 @@ from lipaudit.enclosure import Rigor
 Floats = npt.NDArray[np.float64]
 
 _EPS = float(np.finfo(np.float64).eps)
+_DENSE = 24
+_SPREAD = 52
+"""At how many ranks a curve is known: the first ones all, then as many by ratio and by distance."""
 
 
 def gram_accuracy(terms: int, largest: float) -> float:
@@ -96,6 +99,22 @@ class Spectrum:
     def count_ratio_at_least(self, ratio: float) -> int:
         """Count the values that are at least this share of the largest."""
         return int(np.count_nonzero(self._ratios >= ratio))
+
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """Return (rank from 1, value) at no more than 128 ranks, enough to draw the spectrum.
+
+        All of the first 24 ranks, then 52 that are evenly spaced in the logarithm of the rank
+        and 52 that are evenly spaced in the rank; the first and the last are always among them.
+        """
+        last = self.values.size
+        if last <= _DENSE + 2 * _SPREAD:
+            ranks = np.arange(1, last + 1)
+        else:
+            by_ratio = np.geomspace(_DENSE + 1, last, _SPREAD)
+            by_distance = np.linspace(_DENSE + 1, last, _SPREAD)
+            spread = np.concatenate([by_ratio, by_distance]).round().astype(int)
+            ranks = np.concatenate([np.arange(1, _DENSE + 1), np.unique(spread)])
+        return tuple((int(rank), float(self.values[rank - 1])) for rank in ranks)
 
     @property
     def _ratios(self) -> Floats:

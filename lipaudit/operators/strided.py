@@ -41,24 +41,36 @@ def phases(size: int, stride: int, dilation: int) -> tuple[int, ...]:
     return tuple(sorted({tap * dilation % stride for tap in range(size)}))
 
 
+def places(
+    sizes: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[Offset, int], ...]:
+    """Return offset and phase of each tap of a kernel, the last axis fastest.
+
+    Phases are counted among those that some tap acts on.
+    """
+    read = tuple(map(phases, sizes, stride, dilation))
+    found = []
+    for position in product(*map(range, sizes)):
+        spread = [p * d for p, d in zip(position, dilation, strict=True)]
+        phase = 0
+        for q, s, known in zip(spread, stride, read, strict=True):
+            phase = phase * len(known) + known.index(q % s)
+        found.append((tuple(q // s for q, s in zip(spread, stride, strict=True)), phase))
+    return tuple(found)
+
+
 def _split(
     kernel: torch.Tensor, groups: int, stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> Symbol:
     out, inner, *size = kernel.shape
-    read = tuple(map(phases, size, stride, dilation))
-    grouped = kernel.reshape(groups, out // groups, inner, *size)
+    grouped = kernel.reshape(groups, out // groups, inner, *size).flatten(3)
+    width = math.prod(len(phases(*axis)) for axis in zip(size, stride, dilation, strict=True))
     taps: dict[Offset, torch.Tensor] = {}
-    for index, position in enumerate(product(*map(range, size))):
-        spread = [p * d for p, d in zip(position, dilation, strict=True)]
-        offset = tuple(q // s for q, s in zip(spread, stride, strict=True))
-        phase = 0
-        for q, s, known in zip(spread, stride, read, strict=True):
-            phase = phase * len(known) + known.index(q % s)
+    for index, (offset, phase) in enumerate(places(tuple(size), stride, dilation)):
         if offset not in taps:
-            width = math.prod(map(len, read)) * inner
-            taps[offset] = kernel.new_zeros(groups, out // groups, width)
+            taps[offset] = kernel.new_zeros(groups, out // groups, width * inner)
         columns = slice(phase * inner, (phase + 1) * inner)
-        taps[offset][:, :, columns] = grouped.flatten(3)[..., index]
+        taps[offset][:, :, columns] = grouped[..., index]
     # Taps without weight only widen the support.
     offsets = tuple(sorted(o for o, tap in taps.items() if bool(tap.any()))) or (min(taps),)
     return Symbol(torch.stack([taps[offset] for offset in offsets]), offsets)

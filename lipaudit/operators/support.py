@@ -50,6 +50,15 @@ def live(conv: Correlation) -> Correlation:
     return replace(conv, kernel=kernel.contiguous(), geometry=geometry)
 
 
+def touching(conv: Correlation) -> tuple[slice, ...]:
+    """Return on each axis the taps from the first to the last that touches data."""
+    box = []
+    for axis in range(conv.geometry.rank):
+        taps = [tap for tap, run in enumerate(_runs(conv, axis)) if run]
+        box.append(slice(taps[0], taps[-1] + 1) if taps else slice(0, 0))
+    return tuple(box)
+
+
 def core(conv: Correlation) -> Correlation:
     """Return a `live` map without its rows and columns of zeros, as far as they are regular.
 

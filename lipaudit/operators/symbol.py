@@ -43,7 +43,7 @@ class Symbol:
     """A matrix-valued trigonometric polynomial, one for each group of channels."""
 
     taps: torch.Tensor
-    """float64, (taps, groups, rows, columns)."""
+    """float64, (taps, groups, rows, columns); float32 where nothing is proved of the matrices."""
     offsets: tuple[Offset, ...]
     """Where each tap sits, one integer a spatial axis."""
 
@@ -87,7 +87,7 @@ class Symbol:
         Without `groups` all groups at every frequency, (frequencies, groups, rows, columns);
         with one group index a frequency only that one, (frequencies, rows, columns).
         """
-        cosines, sines = roots(self.offsets, frequencies, period)
+        cosines, sines = self._roots(self.offsets, frequencies, period)
         return _expanded(self.taps, cosines, -sines, groups)
 
     def on_lines(self, frequencies: torch.Tensor, period: int) -> torch.Tensor:
@@ -106,16 +106,57 @@ class Symbol:
         ):
             run = frequencies[list(indices)]
             last = torch.tensor([[value]], device=taps.device)
-            cosines, sines = roots(line, last, period)
+            cosines, sines = self._roots(line, last, period)
             weights = torch.cat([cosines, -sines])
             # A batch of products of a few rows, so that the taps are read where they lie.
             both = torch.matmul(weights, taps)
             inner = torch.complex(both[:, 0], both[:, 1])
-            cosines, sines = roots(lines, run[:, :-1], period)
+            cosines, sines = self._roots(lines, run[:, :-1], period)
             parts.append(torch.complex(cosines, -sines) @ inner)
         # A single part is not copied: these are the largest tensors there are.
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole.reshape(-1, *self.taps.shape[1:])
+
+    def sum_back(
+        self,
+        matrices: torch.Tensor,
+        frequencies: torch.Tensor,
+        period: int,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return Σ_θ w(θ) Re(E(θ) e^{i o·θ}) for every offset o, shaped as the taps.
+
+        That is the adjoint of `on_lines` for matrices E (frequencies, groups, rows, columns).
+        """
+        lines, line = self._lines
+        whole = matrices.flatten(1)
+        if len(lines) * len(line) != len(self.offsets) or len(line) < _LONG_LINE:
+            cosines, sines = self._roots(self.offsets, frequencies, period)
+            turned = torch.cat([cosines, -sines]) * weights.to(cosines).repeat(2)[:, None]
+            parts = torch.cat([whole.real, whole.imag])
+            return (turned.mT @ parts).reshape(-1, *matrices.shape[1:])
+        total = torch.zeros_like(self.taps).flatten(1)
+        for value, indices in groupby(
+            range(len(frequencies)), frequencies[:, -1].tolist().__getitem__
+        ):
+            rows = list(indices)
+            run = slice(rows[0], rows[-1] + 1)
+            cosines, sines = self._roots(lines, frequencies[run, :-1], period)
+            turned = torch.complex(cosines, sines) * weights[run, None].to(cosines)
+            inner = turned.mT @ whole[run]
+            last = torch.tensor([[value]], device=self.taps.device)
+            cosines, sines = self._roots(line, last, period)
+            parts = torch.stack([inner.real, inner.imag], 1)
+            both = torch.cat([cosines, -sines]).mT.contiguous()
+            total += torch.matmul(both, parts).flatten(0, 1)
+        return total.reshape(-1, *matrices.shape[1:])
+
+    def _roots(
+        self, offsets: tuple[Offset, ...], frequencies: torch.Tensor, period: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the `roots` in the precision of the taps."""
+        cosines, sines = roots(offsets, frequencies, period)
+        return cosines.to(self.taps.dtype), sines.to(self.taps.dtype)
 
     @cached_property
     def _lines(self) -> tuple[tuple[Offset, ...], tuple[Offset, ...]]:
