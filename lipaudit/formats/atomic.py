@@ -4,19 +4,25 @@ Everything is staged in a hidden folder beside the target (same file system, sam
 read back and measured there by the caller, and then moved into place, the main file last.
 """
 
+import contextlib
+import errno
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lipaudit.errors import WriteRefused
-from lipaudit.formats.base import ChangedFile
-from lipaudit.formats.source import Source
 
-_CHUNK = 1 << 22
+if TYPE_CHECKING:
+    from lipaudit.formats.base import ChangedFile  # reports are written without torch
+
+# What file systems without hard links answer: FAT, some network shares.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +34,42 @@ class Stage:
     """Where the output itself stands while it is staged: a file, or a folder of shards."""
     target: Path
 
-    def write(self, files: Sequence[ChangedFile]) -> None:
+    def write(self, files: "Sequence[ChangedFile]") -> None:
         """Write the edited copies, replacing what an earlier attempt staged."""
         for file in files:
             path = self.main / file.name if self._is_folder(files) else self._beside(file)
             path.parent.mkdir(parents=True, exist_ok=True)
-            _copy_edited(file, path)
+            _write(file, path)
 
     def commit(self, *, originals: Sequence[Path], force: bool) -> None:
-        """Move the staged files to their final places, the main one last."""
+        """Move the staged files to their final places, the main one last.
+
+        Where one of them cannot be moved, those before it are moved back.
+        """
+        parent = self.target.absolute().parent
         if self.main.is_dir():
-            self.main.rename(self.target)
+            for folder, _, _ in os.walk(self.main):
+                _sync_folder(Path(folder))
+            _check_place(self.target, originals, force=force)
+            self.main.rename(self.target)  # onto nothing, or an empty folder made meanwhile
         else:
             moves = {
-                path: self.target.parent / path.relative_to(self.folder)
+                path: parent / path.relative_to(self.folder)
                 for path in sorted(self.folder.rglob("*"))
                 if path.is_file() and path != self.main
             }
+            moves[self.main] = self.target
             # Seen before anything is moved: half an output is worse than none.
             for place in moves.values():
                 _check_place(place, originals, force=force)
-            for path, place in (*moves.items(), (self.main, self.target)):
-                _place(path, place, force=force)
-        _sync_folder(self.target.absolute().parent)
+            _move(moves, self.folder / secrets.token_hex(8), force=force)
+        _sync_folder(parent)
 
     @staticmethod
-    def _is_folder(files: Sequence[ChangedFile]) -> bool:
+    def _is_folder(files: "Sequence[ChangedFile]") -> bool:
         return all(file.name for file in files)
 
-    def _beside(self, file: ChangedFile) -> Path:
+    def _beside(self, file: "ChangedFile") -> Path:
         return self.folder / file.name if file.name else self.main
 
 
@@ -65,22 +78,31 @@ def staged(
     target: Path, *, originals: Sequence[Path], force: bool, may_write: bool = True
 ) -> Iterator[Stage]:
     """Prepare an output; whatever happens, the hidden folder is gone afterwards."""
-    if may_write:
-        _check_target(target, originals, force=force)
-    parent = target.absolute().parent if may_write else None
+    parent = target.absolute().parent if may_write else Path(tempfile.gettempdir())
+    # Named before it is made: an interruption right after cannot leave it behind.
+    folder = parent / f".lipaudit-{secrets.token_hex(8)}"
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".lipaudit-", dir=parent))
-    except OSError as error:
-        raise _refused(target, error) from error
-    try:
+        if may_write:
+            check_target(target, originals, force=force)
+        folder.mkdir(mode=0o700)
         yield Stage(folder, folder / target.name, target)
     except OSError as error:
         raise _refused(target, error) from error
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Take the hidden folder away, even from under an impatient second Ctrl-C."""
+    try:
         shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-def _check_target(target: Path, originals: Sequence[Path], *, force: bool) -> None:
+def check_target(target: Path, originals: Sequence[Path], *, force: bool) -> None:
+    """Raise if an output cannot, or must not, be put there."""
     if not target.name or target.name in {".", ".."}:
         raise WriteRefused("is no name for an output", slug="write-target", path=str(target))
     if not target.absolute().parent.is_dir():
@@ -88,8 +110,6 @@ def _check_target(target: Path, originals: Sequence[Path], *, force: bool) -> No
             f"no such folder: {target.absolute().parent}", slug="write-folder", path=str(target)
         )
     _check_place(target, originals, force=force)
-    if target.is_dir():
-        raise WriteRefused("is a folder that exists", slug="write-exists", path=str(target))
 
 
 def _check_place(place: Path, originals: Sequence[Path], *, force: bool) -> None:
@@ -102,35 +122,85 @@ def _check_place(place: Path, originals: Sequence[Path], *, force: bool) -> None
         raise WriteRefused(
             "is the input itself", slug="write-input", path=str(place), hint="choose another name"
         )
+    if place.is_dir():
+        raise WriteRefused(
+            "is a folder that exists",
+            slug="write-exists",
+            path=str(place),
+            hint="choose another name",
+        )
     if not force:
         raise WriteRefused(
             "exists already", slug="write-exists", path=str(place), hint="use --force to replace it"
         )
 
 
-def _copy_edited(file: ChangedFile, path: Path) -> None:
-    """Copy an input file with some byte ranges replaced, and see it safely on the disk."""
-    source = Source(file.original)
+def _write(file: "ChangedFile", path: Path) -> None:
+    """Copy an input file with its edits, and see it safely on the disk."""
+    from lipaudit.formats.edits import chunks  # noqa: PLC0415 - reports are written without torch
+
     with path.open("wb") as out:
-        for offset in range(0, source.size, _CHUNK):
-            out.write(source.read(offset, min(_CHUNK, source.size - offset)))
-        for edit in file.edits:
-            out.seek(edit.offset)
-            out.write(edit.data)
+        for chunk in chunks(file):
+            out.write(chunk)
         out.flush()
         os.fsync(out.fileno())
 
 
-def _place(staged_file: Path, target: Path, *, force: bool) -> None:
+_Undo = Callable[[], object]
+
+
+def _move(moves: dict[Path, Path], spares: Path, *, force: bool) -> None:
+    """Move files into place one after another; all back again if one of them fails."""
+    undo: list[_Undo] = []
+    spares.mkdir()
+    try:
+        for count, (path, place) in enumerate(moves.items()):
+            _make_folders(place.parent, undo)
+            _place(path, place, spares / str(count), undo, force=force)
+    except BaseException:
+        for step in reversed(undo):
+            with contextlib.suppress(OSError):
+                step()
+        raise
+
+
+def _make_folders(folder: Path, undo: list[_Undo]) -> None:
+    if not folder.is_dir():
+        _make_folders(folder.parent, undo)
+        undo.append(folder.rmdir)
+        folder.mkdir()
+
+
+def _place(path: Path, place: Path, spare: Path, undo: list[_Undo], *, force: bool) -> None:
+    """Move one file; each way back is noted before the step, and does nothing without it."""
     umask = os.umask(0)
     os.umask(umask)
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask
-    staged_file.chmod(mode)
-    if force:
-        staged_file.replace(target)
-    else:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(staged_file, target)  # unlike a rename, a link never replaces what is there
+    replaces = force and os.path.lexists(place)
+    path.chmod(place.stat().st_mode & 0o777 if replaces and place.exists() else 0o666 & ~umask)
+    if replaces:
+        undo.append(lambda: spare.replace(place))
+        _keep(place, spare)
+        path.replace(place)
+        return
+    undo.append(lambda: place.unlink() if place.samefile(path) else None)
+    try:
+        os.link(path, place)  # unlike a rename, a link never replaces what is there
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        place.open("xb").close()
+        undo.append(place.unlink)
+        path.replace(place)
+
+
+def _keep(place: Path, spare: Path) -> None:
+    """Give a file that is about to be replaced a second name, to come back under."""
+    try:
+        os.link(place, spare, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copy2(place, spare, follow_symlinks=False)
 
 
 def _sync_folder(folder: Path) -> None:

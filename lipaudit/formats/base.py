@@ -14,15 +14,22 @@ from typing import ClassVar
 import torch
 
 from lipaudit.formats.source import Source
-from lipaudit.graph.model import Model
+from lipaudit.graph.model import Fingerprint, Model
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """Bytes that replace as many bytes of a file, from an offset on."""
+    """Bytes that replace others of a file, from an offset on."""
 
     offset: int
     data: bytes
+    length: int | None = None
+    """How many bytes go; None: as many as come."""
+
+    @property
+    def end(self) -> int:
+        """First byte behind those that go."""
+        return self.offset + (len(self.data) if self.length is None else self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,9 @@ class ChangedFile:
     name: str
     """File name of the copy, relative to the output's folder; "" for the output itself."""
     edits: tuple[Edit, ...]
+    """None over another."""
+    seen: Fingerprint | None = None
+    """What the input file was when it was read; a copy of another one is refused."""
 
 
 Patch = Mapping[str, torch.Tensor]
@@ -56,10 +66,11 @@ class AbstractFormat(abc.ABC):
         """Read the structure; raise a `FileError` when it contradicts itself."""
 
     @abc.abstractmethod
-    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+    def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
         """Work out the files that hold the patched tensors and otherwise equal the input's.
 
-        Raise `WriteRefused` for a tensor that cannot be written in place.
+        `output` is the name of the copy: a main file that names those beside it may call them
+        after it. Raise `WriteRefused` for a tensor that cannot be written in place.
         """
 
 

@@ -28,11 +28,15 @@ _HTML = (b"<!doctype html", b"<html", b"<?xml")
 def read_model(path: str) -> Model:
     """Read the model in a file or a folder, whatever its format."""
     try:
-        if Path(path).is_dir():
-            return read_folder(Path(path))
-        source = Source(Path(path))
+        source = None if Path(path).is_dir() else Source(Path(path))
     except ValueError as error:  # a NUL byte in the name
         raise UnreadableFile(f"is no file name: {error}", slug="no-such-file", path=path) from error
+    model = read_folder(Path(path)) if source is None else _read_file(source)
+    seen = {file: Source(file).fingerprint() for file in model.files}
+    return replace(model, fingerprints=seen)
+
+
+def _read_file(source: Source) -> Model:
     form = _recognized(source)
     model = form.read(source)
     suffix = source.path.suffix.lower()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lipaudit import strict_json
 from lipaudit.errors import (
     MalformedFile,
     UnreadableFile,
@@ -16,7 +17,7 @@ from lipaudit.errors import (
     UnsupportedFormat,
     UsageError,
 )
-from lipaudit.formats import safetensors, strict_json
+from lipaudit.formats import safetensors
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Patch, register, registered
 from lipaudit.formats.source import Source, digest_of
 from lipaudit.formats.state_dict import assemble_flat
@@ -67,11 +68,11 @@ class ShardedFormat(AbstractFormat):
             digest=lambda: digest_of(files),
         )
 
-    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+    def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
         """See `AbstractFormat.changed`: each shard is changed as its own format does it."""
+        del output
         index, *shards = model.files
-        is_folder = Path(model.path).is_dir()
-        files = [ChangedFile(index, index.name if is_folder else "", ())]
+        files = [ChangedFile(index, "", ())]
         for path in shards:
             source = Source(path)
             shard_format = _format_of(source)
@@ -79,9 +80,6 @@ class ShardedFormat(AbstractFormat):
             own = {key: values for key, values in patch.items() if key in shard.tensors}
             (changed,) = shard_format.changed(shard, own)
             files.append(replace(changed, name=path.name))
-        config = index.parent / _CONFIG
-        if is_folder and config.is_file():
-            files.append(ChangedFile(config, _CONFIG, ()))
         return files
 
 
@@ -96,7 +94,10 @@ def read_folder(folder: Path) -> Model:
         notes.append(f"{_CONFIG} says what the network is; it is not interpreted")
     is_sharded = chosen.endswith(INDEX_SUFFIX)
     return replace(
-        model, path=str(folder) if is_sharded else model.path, notes=(*model.notes, *notes)
+        model,
+        path=str(folder) if is_sharded else model.path,
+        notes=(*model.notes, *notes),
+        folder=folder,
     )
 
 

@@ -80,7 +80,7 @@ def _nodes(name: str, members: Sequence[str], tensors: Mapping[str, Constant]) -
         field = key.rpartition(".")[2]
         if not _is_weight(field) or not _is_number(constant):
             continue
-        title = name if field == "weight" else f"{name}.{field}"
+        title = name if field in {"weight", key} else f"{name}.{field}"
         bias = fields.get("bias", "") if field == "weight" else ""
         inputs = ("", key, bias) if bias and len(tensors[bias].shape) == 1 else ("", key)
         if len(constant.shape) == 2:

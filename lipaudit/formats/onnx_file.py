@@ -1,13 +1,14 @@
 """ONNX files: a full graph with its weights, in the file or beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # has no stubs
 
 from lipaudit.errors import MalformedFile, WriteRefused
-from lipaudit.formats import edits, onnx_wire
+from lipaudit.formats import edits, onnx_renaming, onnx_wire
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Patch, register
 from lipaudit.formats.onnx_graph import GraphReader
 from lipaudit.formats.onnx_scope import Functions, Scope, opsets_of
@@ -71,11 +72,15 @@ class OnnxFormat(AbstractFormat):
             digest=lambda: digest_of(files),
         )
 
-    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
-        """See `AbstractFormat.changed`."""
+    def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
+        """See `AbstractFormat.changed`.
+
+        The files beside it become `out.onnx.data`, or a folder of that name; under the model's
+        own name, which is another folder then, they keep theirs.
+        """
         found = edits.by_file(model, patch)
-        main, *external = model.files
-        for path in external:
+        main, *paths = model.files
+        for path in paths:
             if Source(path).links > 1:
                 # Its other name may lie outside the folder: a copy would carry its bytes out.
                 raise WriteRefused(
@@ -83,10 +88,23 @@ class OnnxFormat(AbstractFormat):
                     slug="write-link",
                     path=model.path,
                 )
+        beside = {_relative(path, main): path for path in paths}
+        files = {name: ChangedFile(path, name, found[path]) for name, path in beside.items()}
+        names = _names(beside, "" if output == main.name else output)
+        source = Source(main)
+        leaves = (*found[main], *onnx_renaming.renamed(source, files, names))
         return (
-            ChangedFile(main, "", found[main]),
-            *(ChangedFile(path, _relative(path, main), found[path]) for path in external),
+            ChangedFile(main, "", onnx_renaming.with_lengths(source, leaves)),
+            *(replace(file, name=names[name]) for name, file in files.items()),
         )
+
+
+def _names(names: Iterable[str], output: str) -> dict[str, str]:
+    """Call the files beside a model after an output of that name, if it has one."""
+    old = list(names)
+    if not output:
+        return {name: name for name in old}
+    return {name: f"{output}.data/{name}" if len(old) > 1 else f"{output}.data" for name in old}
 
 
 def _read_graph(proto: onnx.ModelProto, tensors: TensorReader) -> tuple[GraphReader, Graph]:

@@ -168,6 +168,10 @@ class GraphReader:
                     f"node {label!r} has attribute {attribute.name!r} twice", "onnx-node"
                 )
             value = self._attribute(attribute, label, scope)
+            if isinstance(value, Graph) and proto.op_type == "If" and not domain:
+                # Branches have no arguments (ONNX, If). Where a writer lists what they read as
+                # inputs all the same, it is what the graph around calls so.
+                value = replace(value, inputs=())
             if value is not None:
                 attributes[attribute.name] = value
         draft.opsets.append(opset)

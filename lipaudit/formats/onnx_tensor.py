@@ -20,7 +20,7 @@ from lipaudit.formats.onnx_external import ExternalFiles, location
 from lipaudit.formats.onnx_rank import MAX_RANK
 from lipaudit.formats.onnx_wire import Payload
 from lipaudit.formats.source import Source
-from lipaudit.graph.constant import Constant, Shape, Slot
+from lipaudit.graph.constant import WRITABLE, Constant, Shape, Slot
 from lipaudit.graph.dtypes import ONNX_DTYPES, torch_type
 
 _MAX_ITEMS = 1 << 62
@@ -66,6 +66,8 @@ class _Stored:
     read: Callable[[], bytes]
     place: tuple[Path, int] | None
     """File and offset, where the tensor's own bytes lie there as they are."""
+    varints: int = 0
+    """How many bytes they take there as protobuf numbers; 0 where they are as they are."""
 
 
 class TensorReader:
@@ -187,7 +189,9 @@ class TensorReader:
             data = self.source.read(payload.offset, payload.length)
             return self._narrowed(_varints(data), field, dtype, key)
 
-        return _Stored(self._count(payload, key) * _width(dtype), decode, None)
+        place = (self.source.path, payload.offset) if dtype in WRITABLE else None
+        length = self._count(payload, key) * _width(dtype)
+        return _Stored(length, decode, place, payload.length)
 
     def _count(self, payload: Payload, key: str) -> int:
         """Count packed varints: each has exactly one byte without the high bit, its last."""
@@ -237,7 +241,16 @@ def _constant(key: str, shape: Shape, dtype: str, stored: _Stored) -> Constant:
     slot = None
     if stored.place is not None and dtype not in _NARROW:
         path, offset = stored.place
-        slot = Slot(path, offset, stored.length, dtype, shape, slots.contiguous(shape))
+        length = stored.varints or stored.length
+        slot = Slot(
+            path,
+            offset,
+            length,
+            dtype,
+            shape,
+            slots.contiguous(shape),
+            varints=stored.varints > 0,
+        )
     return Constant(
         name=key,
         shape=shape,

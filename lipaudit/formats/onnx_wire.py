@@ -25,7 +25,7 @@ MAX_DEPTH = 64
 _MAX_FIELDS = 2_000_000
 _MAX_SKELETON = 1 << 26
 _CHUNK = 1 << 18
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
 _LONGEST_VARINT = 10
 _TOKEN = struct.Struct("<BQQ")
@@ -128,7 +128,7 @@ _RULES = {message: _rules(message) for message in _KEPT}
 
 def skeleton(source: Source) -> Skeleton:
     """Walk the whole file; raise when it is no protobuf, or too large a structure."""
-    walk = _Walk(source)
+    walk = Walk(source)
     data = walk.message("ModelProto", 0, source.size, 1)
     return Skeleton(bytes(data), walk.has_training)
 
@@ -140,7 +140,7 @@ def resembles_model(source: Source) -> bool:
     file exactly with a graph among them, or, cut short, begin with a plausible IR version.
     """
     numbers = {field.number for field in onnx.ModelProto.DESCRIPTOR.fields}
-    walk = _Walk(source)
+    walk = Walk(source)
     has_graph = has_version = False
     try:
         while walk.position < source.size:
@@ -151,13 +151,13 @@ def resembles_model(source: Source) -> bool:
                 has_version = 1 <= walk.varint(source.size) < 1 << 7
                 continue
             walk.skip(wire, source.size)
-            has_graph |= number == onnx.ModelProto.GRAPH_FIELD_NUMBER and wire == _BYTES
+            has_graph |= number == onnx.ModelProto.GRAPH_FIELD_NUMBER and wire == BYTES
     except (MalformedFile, UnsafeFile):
         return has_version
     return has_graph
 
 
-class _Walk:
+class Walk:
     """One pass over the file: a position, a window of bytes around it, and what was counted."""
 
     def __init__(self, source: Source) -> None:
@@ -210,7 +210,7 @@ class _Walk:
         start = self.position
         number, wire = self.key(end)
         data, stop = self.skip(wire, end)
-        return _Run(number, start, data, stop, wire == _BYTES)
+        return _Run(number, start, data, stop, wire == BYTES)
 
     def key(self, end: int) -> tuple[int, int]:
         """Read the number and wire type of the next field."""
@@ -225,7 +225,7 @@ class _Walk:
     def skip(self, wire: int, end: int) -> tuple[int, int]:
         """Step over a field's data and return where it starts and ends."""
         start = self.position
-        if wire == _BYTES:
+        if wire == BYTES:
             length = self.varint(end)
             start = self.position
             stop = start + length
@@ -329,10 +329,11 @@ class _Walk:
 
 def _encoded(number: int, data: bytes | bytearray) -> bytes:
     """Return a length-delimited field."""
-    return _varint(number << 3 | _BYTES) + _varint(len(data)) + bytes(data)
+    return varint(number << 3 | BYTES) + varint(len(data)) + bytes(data)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Encode a base-128 number."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

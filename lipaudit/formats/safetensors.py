@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from lipaudit import strict_json
 from lipaudit.errors import MalformedFile, UnsafeFile
-from lipaudit.formats import edits, slots, strict_json
+from lipaudit.formats import edits, slots
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Patch, register
 from lipaudit.formats.source import Source
 from lipaudit.formats.state_dict import assemble_flat
@@ -76,8 +77,9 @@ class SafetensorsFormat(AbstractFormat):
             digest=source.digest,
         )
 
-    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+    def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
         """See `AbstractFormat.changed`."""
+        del output
         found = edits.by_file(model, patch)
         return tuple(ChangedFile(path, "", found[path]) for path in model.files)
 

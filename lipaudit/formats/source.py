@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lipaudit.errors import MalformedFile, UnreadableFile
+from lipaudit.graph.model import Fingerprint
 
 _CHUNK = 1 << 20
 
@@ -39,6 +40,11 @@ class Source:
         self.links = status.st_nlink
         if self.size == 0:
             raise UnreadableFile("file is empty (0 bytes)", slug="empty-file", path=str(path))
+
+    def fingerprint(self) -> Fingerprint:
+        """Tell the open file as it is now from any other."""
+        status = os.fstat(self._descriptor)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly these bytes; asking past the end is a malformed file."""

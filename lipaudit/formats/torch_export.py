@@ -8,6 +8,7 @@ for alarms only.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from lipaudit import strict_json
 from lipaudit.errors import (
     LipauditError,
     MalformedFile,
@@ -15,7 +16,7 @@ from lipaudit.errors import (
     UnsupportedFormat,
     WriteRefused,
 )
-from lipaudit.formats import edits, slots, strict_json
+from lipaudit.formats import edits, slots
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Edit, Patch, register
 from lipaudit.formats.dangerous import alarms
 from lipaudit.formats.exported_graph import DTYPES, ExportedGraph
@@ -73,8 +74,9 @@ class TorchExport(AbstractFormat):
             digest=source.digest,
         )
 
-    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+    def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
         """Replace the weights' bytes and their checksums."""
+        del output
         if model.alarms:
             raise WriteRefused(
                 "holds a pickle made to run code, which a copy would pass on",

@@ -70,8 +70,9 @@ class TorchZip(AbstractFormat):
             may_assume=not script,
         )
 
-    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+    def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
         """Replace the members' bytes and their checksums."""
+        del output
         source = _writable(model)
         archive = Archive.open(source)
         owners = {member.offset: name for name, member in archive.members.items() if member.length}
@@ -118,8 +119,9 @@ class TorchLegacy(AbstractFormat):
             tree, path=path, format=self.name, source=source, alarms=alarms(*pickles)
         )
 
-    def changed(self, model: Model, patch: Patch) -> Sequence[ChangedFile]:
+    def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
         """Replace the bytes of the storages; the layout has no checksums."""
+        del output
         source = _writable(model)
         return (ChangedFile(source.path, "", edits.by_file(model, patch)[source.path]),)
 

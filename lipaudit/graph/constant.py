@@ -1,6 +1,6 @@
 """Constants: tensors whose values are known, read only when somebody asks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +9,13 @@ import torch
 from lipaudit.errors import NotCertified
 
 Shape = tuple[int, ...]
+Put = Callable[[torch.Tensor], Mapping[str, torch.Tensor]]
+"""Wanted values of a constant -> new values of the file's tensors behind it, by key."""
+Rescale = Callable[[float], Mapping[str, torch.Tensor]]
+"""A factor for all of a constant -> new values of the file's tensors behind it, by key."""
+
+WRITABLE = frozenset({"float64", "float32", "float16", "bfloat16"})
+"""Types that hold a wanted number as it is, but for a rounding: no scale stands beside them."""
 
 _LONGEST_LIST = 1 << 20
 """A file of a few bytes can state a constant of 10^18 integers; no list of axes is that long."""
@@ -34,6 +41,9 @@ class Slot:
     """In items, as torch counts them."""
     first: int = 0
     """Item of the storage at which the tensor starts."""
+    varints: bool = False
+    """Whether the bits of each item stand there as a protobuf number: other values may then
+    take more or fewer bytes."""
 
     @property
     def is_whole(self) -> bool:
@@ -79,6 +89,15 @@ class Constant:
     unrounded: Callable[[], torch.Tensor] | None = None
     """Produce the values in float64 where `dtype` is too coarse for them: the result of
     arithmetic on stored numbers. None when `read` loses nothing."""
+    put: Put | None = None
+    """Turn wanted values (float64, this constant's shape) into new values of the file's tensors,
+    float64 or the stored dtype, by key. Set where the values are computed; `put_of` also answers
+    for stored ones."""
+    rescale: Rescale | None = None
+    """Turn a positive factor into new values of the file's tensors that multiply these values by
+    it; see `rescale_of`."""
+    put_note: str = ""
+    """What a user should know of a file into which `put` or `rescale` wrote."""
 
     @property
     def items(self) -> int:
@@ -100,6 +119,28 @@ class Constant:
                 f"{self.name!r}: {self.items:,} integers where a short list is meant", slug="size"
             )
         return tuple(int(value) for value in self.read().flatten().tolist())
+
+
+def put_of(constant: Constant) -> Put | None:
+    """Return the way from wanted values to the file's tensors; None where there is none."""
+    if constant.put is not None or not _is_writable(constant):
+        return constant.put
+    (key,) = constant.sources
+    return lambda wanted: {key: wanted}
+
+
+def rescale_of(constant: Constant) -> Rescale | None:
+    """Return the way from a factor to the file's tensors; None where there is none."""
+    if constant.rescale is not None or not _is_writable(constant):
+        return constant.rescale
+    (key,) = constant.sources
+    return lambda factor: {key: constant.values() * factor}
+
+
+def _is_writable(constant: Constant) -> bool:
+    """Tell whether the constant is a tensor of the file, stored in place in a floating type."""
+    stored = constant.slot is not None and len(constant.sources) == 1
+    return stored and constant.dtype in WRITABLE
 
 
 def computed(

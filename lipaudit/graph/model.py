@@ -8,6 +8,9 @@ from pathlib import Path
 from lipaudit.graph.constant import Constant
 from lipaudit.graph.node import Graph
 
+Fingerprint = tuple[int, int, int, int]
+"""Device, inode, size and time of the last change of a file: another one is another file."""
+
 
 class Topology(StrEnum):
     """How the wiring of the layers is known."""
@@ -56,3 +59,7 @@ class Model:
     """Tensor key -> the first key that has the same bytes."""
     digest: Callable[[], str] | None = None
     """Compute the SHA-256 of the file (of all files for a folder); reads it whole."""
+    folder: Path | None = None
+    """The folder that was named instead of a file in it."""
+    fingerprints: Mapping[Path, Fingerprint] = field(default_factory=dict)
+    """Of the files, when they were read."""

@@ -52,6 +52,9 @@ class Node:
     domain: str = ONNX_DOMAIN
     sources: tuple[str, ...] = ()
     """Names of the file's own nodes that a rewrite made this one of; empty: itself."""
+    declared: float | None = None
+    """Lipschitz constant that the user states for an operation lipaudit does not know. Readers
+    never set it: a file cannot vouch for itself."""
 
     @property
     def origin(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from lipaudit.graph.node import Attribute, Node
 from lipaudit.layers.slope import Slope
 from lipaudit.layers.values import Values, rising
 from lipaudit.operators.base import AbstractLinearOperator
+from lipaudit.operators.clipped import Clipped
 
 Value = TypeVar("Value", int, float, str, tuple[int, ...], tuple[float, ...], tuple[str, ...])
 
@@ -160,16 +161,19 @@ class Folding:
     rounding: float = math.inf
     """Bound of the relative error that each entry gets in float64, on top of the sum of the
     relative errors of the inputs. Infinite where there is none, since sums cancel."""
-    linear_in: int | None = None
-    """Position of the input in which the result is linear, the others held fixed: multiplying
-    that tensor by a number multiplies the result by it."""
+    linear_in: tuple[int, ...] = ()
+    """Positions of the inputs in each of which the result is linear, the others held fixed:
+    multiplying that tensor by a number multiplies the result by it."""
     same_weight: bool = False
     """Whether the result has the items of that input, each once: still "the same weight"."""
+    factors: bool = False
+    """Whether each item of the result is the item of that input at its place, broadcast, times
+    a number that the other inputs say."""
 
 
 COMPUTED = Folding()
-MOVED = Folding(rounding=0.0, linear_in=0, same_weight=True)
-COPIED = Folding(rounding=0.0, linear_in=0)
+MOVED = Folding(rounding=0.0, linear_in=(0,), same_weight=True)
+COPIED = Folding(rounding=0.0, linear_in=(0,))
 GATHERED = Folding(rounding=0.0)
 
 
@@ -229,6 +233,27 @@ class AbstractLinearLayer(AbstractLayer):
     @abc.abstractmethod
     def geometry(self) -> Mapping[str, str]:
         """Return what besides the weight's shape defines the map: "stride": "2x2"."""
+
+    @abc.abstractmethod
+    def with_weight(self, weight: Constant) -> "AbstractLinearLayer":
+        """Return the layer with another main weight, of the same shape."""
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped | None:
+        """Return values of the main weight for which the norm is about `limit`, the nearest ones.
+
+        `shape` is that of the signal, as for `operator`. None where there is no way but to scale
+        the weight.
+        """
+        del shape, limit, compute
+        return None
+
+    def passed(self, shape: Shape | None, limit: float, compute: Compute) -> torch.Tensor | None:
+        """Return the main weight after the single pass of Sedghi, Gupta & Long (2019).
+
+        For matrices that is the nearest one. None as for `clipped`.
+        """
+        found = self.clipped(shape, limit, compute)
+        return None if found is None else found.weight
 
 
 class AbstractGainLayer(AbstractLayer):

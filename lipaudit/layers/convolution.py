@@ -7,7 +7,7 @@ grouping are not known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -31,6 +31,7 @@ from lipaudit.layers.operands import operand, optional
 from lipaudit.layers.registry import layer
 from lipaudit.layers.windows import Pads, Windows, same_pads
 from lipaudit.operators.base import AbstractLinearOperator
+from lipaudit.operators.clipped import Clipped, clipped_kernel, passed_kernel
 from lipaudit.operators.convolution import convolution
 from lipaudit.operators.correlation import with_zeros
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
@@ -214,10 +215,24 @@ class Conv(AbstractLinearLayer):
         """Return the kernel."""
         return (self.kernel,)
 
+    def with_weight(self, weight: Constant) -> "Conv":
+        """See `AbstractLinearLayer.with_weight`."""
+        return replace(self, kernel=weight)
+
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the convolution of one sample of this shape."""
         sample = None if shape is None or self.form is None else shape[1:]
         return convolution(self.kernel.values(), self._geometry(shape), sample, compute)
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped | None:
+        """See `AbstractLinearLayer.clipped`."""
+        sample = None if shape is None or self.form is None else shape[1:]
+        kernel, geometry = self.kernel.values(), self._geometry(shape)
+        return clipped_kernel(kernel, geometry, sample, limit, compute)
+
+    def passed(self, shape: Shape | None, limit: float, compute: Compute) -> torch.Tensor:
+        """See `AbstractLinearLayer.passed`."""
+        return passed_kernel(self.kernel.values(), self._geometry(shape), shape, limit, compute)
 
     def geometry(self) -> Mapping[str, str]:
         """Return stride, padding, and what else is not usual."""
@@ -315,10 +330,24 @@ class ConvTranspose(AbstractLinearLayer):
         """Return the kernel."""
         return (self.kernel,)
 
+    def with_weight(self, weight: Constant) -> "ConvTranspose":
+        """See `AbstractLinearLayer.with_weight`."""
+        return replace(self, kernel=weight)
+
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the transposed convolution of one sample of this shape."""
         sample = None if shape is None or self.windows is None else shape[1:]
         return convolution(self.kernel.values(), self._geometry(shape), sample, compute)
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped | None:
+        """See `AbstractLinearLayer.clipped`."""
+        sample = None if shape is None or self.windows is None else shape[1:]
+        kernel, geometry = self.kernel.values(), self._geometry(shape)
+        return clipped_kernel(kernel, geometry, sample, limit, compute)
+
+    def passed(self, shape: Shape | None, limit: float, compute: Compute) -> torch.Tensor:
+        """See `AbstractLinearLayer.passed`."""
+        return passed_kernel(self.kernel.values(), self._geometry(shape), shape, limit, compute)
 
     def geometry(self) -> Mapping[str, str]:
         """Return stride, padding, and what else is not usual."""

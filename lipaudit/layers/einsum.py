@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -27,6 +27,7 @@ from lipaudit.layers.matrices import measured
 from lipaudit.layers.operands import Inputs, Outputs, operand, operands
 from lipaudit.layers.registry import layer
 from lipaudit.operators.base import AbstractLinearOperator
+from lipaudit.operators.clipped import Clipped, clipped_matrices
 
 _DOTS = "..."
 
@@ -123,11 +124,27 @@ class Einsum(AbstractLinearLayer):
         """Return the stored tensor."""
         return (self.weight,)
 
+    def with_weight(self, weight: Constant) -> "Einsum":
+        """See `AbstractLinearLayer.with_weight`."""
+        return replace(self, weight=weight)
+
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the matrices that act side by side along the letters that all three share.
 
         Letters that only the signal has are copies of the same map.
         """
+        return measured(self._blocks(self.weight.values(), shape), compute)
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped:
+        """See `AbstractLinearLayer.clipped`."""
+        values = self.weight.values()
+        places = self._blocks(torch.arange(values.numel()).reshape(values.shape), shape)
+        found = clipped_matrices(values.flatten()[places], limit, compute)
+        weight = torch.empty_like(values).flatten()
+        weight[places.flatten()] = found.weight.flatten()
+        return replace(found, weight=weight.reshape(values.shape))
+
+    def _blocks(self, values: torch.Tensor, shape: Shape | None) -> torch.Tensor:
         signal, stored, result = self._signal, self._stored, self.equation.result
         sizes = dict(zip(stored, self.weight.shape, strict=True))
         self._check_sizes(shape, sizes)
@@ -135,11 +152,10 @@ class Einsum(AbstractLinearLayer):
         summed = [letter for letter in stored if letter in signal and letter not in result]
         own = [letter for letter in stored if letter not in signal]
         order = [stored.index(letter) for letter in (*shared, *own, *summed)]
-        values = self.weight.values().permute(order)
         blocks = torch.Size(sizes[letter] for letter in shared).numel()
         outputs = torch.Size(sizes[letter] for letter in own).numel()
         inputs = torch.Size(sizes[letter] for letter in summed).numel()
-        return measured(values.reshape(blocks, outputs, inputs), compute)
+        return values.permute(order).reshape(blocks, outputs, inputs)
 
     def geometry(self) -> Mapping[str, str]:
         """Return the equation."""

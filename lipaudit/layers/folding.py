@@ -7,13 +7,13 @@ types the file states, as every runtime does (`read`), and in float64 for the ma
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from lipaudit.errors import NotCertified
-from lipaudit.graph.constant import Constant
+from lipaudit.graph.constant import Constant, Put, Shape, computed, put_of, rescale_of
 from lipaudit.graph.dtypes import dtype_name, torch_type
 from lipaudit.graph.node import Node
 from lipaudit.layers.base import AbstractLayer, ValuesNeeded
@@ -166,7 +166,7 @@ def _constant(name: str, recipe: Recipe, position: int, value: torch.Tensor) -> 
         and dtype_name(value.dtype) in {constant.dtype for constant in known}
     )
     scaled = _linear_in(recipe)
-    return Constant(
+    folded = Constant(
         name=scaled.name if scaled is not None and folding.same_weight else name,
         shape=tuple(value.shape),
         dtype=dtype_name(value.dtype),
@@ -178,6 +178,10 @@ def _constant(name: str, recipe: Recipe, position: int, value: torch.Tensor) -> 
         if exact or not value.is_floating_point()
         else Result(recipe, position, torch.float64),
     )
+    if scaled is None or not value.is_floating_point():
+        return folded
+    back = _way_back(recipe, position, folded.shape)
+    return replace(folded, put=back, rescale=rescale_of(scaled), put_note=scaled.put_note)
 
 
 def _error(rounding: float, known: Sequence[Constant]) -> float:
@@ -196,15 +200,86 @@ def _error(rounding: float, known: Sequence[Constant]) -> float:
 
 
 def _linear_in(recipe: Recipe) -> Constant | None:
-    """Return the floating input in which the result is linear, if no other input has its key."""
-    position = recipe.layer.folding.linear_in
-    if position is None or position >= len(recipe.ingredients):
-        return None
-    constant = recipe.ingredients[position]
-    if constant is None or constant.scaled_by is None or not _is_floating(constant):
-        return None
-    others = [c for at, c in enumerate(recipe.ingredients) if c is not None and at != position]
-    return None if any(constant.scaled_by in other.sources for other in others) else constant
+    """Return the largest floating input in which the result is linear and that can be scaled."""
+    found = [recipe.ingredients[at] for at in _alone(recipe)]
+    scalable = (c for c in found if c is not None and (c.scaled_by or rescale_of(c)))
+    return max(scalable, key=lambda constant: constant.items, default=None)
+
+
+def _alone(recipe: Recipe) -> Iterator[int]:
+    """List the positions of the floating inputs in which the result is linear.
+
+    Not those whose handle also lies behind another input.
+    """
+    for position in recipe.layer.folding.linear_in:
+        constant = recipe.ingredients[position] if position < len(recipe.ingredients) else None
+        if constant is not None and _is_floating(constant):
+            keys = {constant.scaled_by} if constant.scaled_by else {*constant.sources}
+            if keys.isdisjoint(_beside(recipe, position)):
+                yield position
+
+
+def _beside(recipe: Recipe, position: int) -> Iterator[str]:
+    """List the keys of the tensors behind all other inputs."""
+    for at, constant in enumerate(recipe.ingredients):
+        if constant is not None and at != position:
+            yield from constant.sources
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _WayBack:
+    """From wanted values of a result to wanted values of the one input that moves it."""
+
+    recipe: Recipe
+    position: int
+    """Of the result."""
+    at: int
+    """Position of the input."""
+    onward: Put
+
+    def __call__(self, wanted: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Go back to the tensors of the file; folded nodes can stand in rows of thousands."""
+        way = self
+        while isinstance(way.onward, _WayBack):
+            wanted, way = way._step(wanted), way.onward
+        return way.onward(way._step(wanted))
+
+    def _step(self, wanted: torch.Tensor) -> torch.Tensor:
+        ingredient = self.recipe.ingredients[self.at]
+        if ingredient is None:
+            raise TypeError("an omitted input moves nothing")
+        if self.recipe.layer.folding.same_weight:
+            # Where each item of the input goes is seen by sending its number: exact to 2^53.
+            numbers = torch.arange(ingredient.items, dtype=torch.float64)
+            places = self._sent(numbers.reshape(ingredient.shape)).flatten().to(torch.int64)
+            moved = torch.empty(ingredient.items, dtype=torch.float64)
+            moved[places] = wanted.flatten()
+            return moved.reshape(ingredient.shape)
+        factors = self._sent(torch.ones(ingredient.shape, dtype=torch.float64))
+        lost = (factors == 0) | ~factors.isfinite()
+        return torch.where(lost, ingredient.values(), wanted / factors)
+
+    def _sent(self, values: torch.Tensor) -> torch.Tensor:
+        """Evaluate the result for other values of the input."""
+        ingredients = list(self.recipe.ingredients)
+        ingredients[self.at] = computed("", values)
+        recipe = replace(self.recipe, ingredients=tuple(ingredients))
+        return Result(recipe, self.position, torch.float64)()
+
+
+def _way_back(recipe: Recipe, position: int, shape: Shape) -> Put | None:
+    """Return how wanted values of a result become values of the tensors behind it, if they do."""
+    folding = recipe.layer.folding
+    for at in _alone(recipe):
+        ingredient = recipe.ingredients[at]
+        if ingredient is None or not (folding.same_weight or folding.factors):
+            continue
+        if not {*ingredient.sources}.isdisjoint(_beside(recipe, at)):
+            continue
+        onward = put_of(ingredient)
+        if onward is not None and (folding.same_weight or ingredient.shape == shape):
+            return _WayBack(recipe, position, at, onward)
+    return None
 
 
 def _is_floating(constant: Constant) -> bool:

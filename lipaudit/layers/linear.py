@@ -1,7 +1,7 @@
 """Linear: products with a stored matrix, in all the ways graphs write them down."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -27,6 +27,7 @@ from lipaudit.layers.registry import layer
 from lipaudit.layers.signal_products import matrix_product, product_gain
 from lipaudit.layers.values import Values
 from lipaudit.operators.base import AbstractLinearOperator
+from lipaudit.operators.clipped import Clipped, clipped_matrices
 from lipaudit.operators.dense import DenseOperator
 from lipaudit.operators.scaled import ScaledOperator
 
@@ -72,6 +73,10 @@ class Linear(AbstractLinearLayer):
         """Return the matrix."""
         return (self.weight,)
 
+    def with_weight(self, weight: Constant) -> "Linear":
+        """See `AbstractLinearLayer.with_weight`."""
+        return replace(self, weight=weight)
+
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the matrix; it acts on the last axis alike for any other axes."""
         del shape
@@ -81,6 +86,11 @@ class Linear(AbstractLinearLayer):
     def acts_on_rows(self) -> bool:
         """See `AbstractLinearLayer.acts_on_rows`."""
         return True
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped:
+        """See `AbstractLinearLayer.clipped`."""
+        del shape
+        return clipped_matrices(self.weight.values(), limit, compute)
 
     def geometry(self) -> Mapping[str, str]:
         """Return nothing: the matrix is the map."""
@@ -163,6 +173,10 @@ class Gemm(AbstractLinearLayer):
         """Return the stored factor."""
         return (self.weight,)
 
+    def with_weight(self, weight: Constant) -> "Gemm":
+        """See `AbstractLinearLayer.with_weight`."""
+        return replace(self, weight=weight)
+
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the matrix that acts on each column (or row) of the signal, times α."""
         del shape
@@ -175,6 +189,13 @@ class Gemm(AbstractLinearLayer):
     def acts_on_rows(self) -> bool:
         """See `AbstractLinearLayer.acts_on_rows`."""
         return not self.weight_on_left and not self.form.turn_left
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped | None:
+        """See `AbstractLinearLayer.clipped`."""
+        del shape
+        if self.form.alpha == 0:
+            return None
+        return clipped_matrices(self.weight.values(), limit / abs(self.form.alpha), compute)
 
     def geometry(self) -> Mapping[str, str]:
         """Return α where it matters."""
@@ -272,6 +293,10 @@ class MatMul(AbstractLinearLayer):
         """Return the stored factor."""
         return (self.weight,)
 
+    def with_weight(self, weight: Constant) -> "MatMul":
+        """See `AbstractLinearLayer.with_weight`."""
+        return replace(self, weight=weight)
+
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the matrix that acts on each row (or column) of the signal.
 
@@ -288,6 +313,29 @@ class MatMul(AbstractLinearLayer):
     def acts_on_rows(self) -> bool:
         """See `AbstractLinearLayer.acts_on_rows`."""
         return not self.weight_on_left and len(self.weight.shape) == 2
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped | None:
+        """See `AbstractLinearLayer.clipped`.
+
+        Matrices that broadcasting stacks on each other are clipped as the one that they make.
+        """
+        values = self.weight.values()
+        if values.dim() > 2 and values.shape[:-2].numel() > 1:
+            return None if shape is None else self._stacked(values, shape, limit, compute)
+        matrix = values.unsqueeze(0) if values.dim() == 1 else values
+        found = clipped_matrices(matrix, limit, compute)
+        return replace(found, weight=found.weight.reshape(values.shape))
+
+    def _stacked(
+        self, values: torch.Tensor, shape: Shape, limit: float, compute: Compute
+    ) -> Clipped:
+        numbers = torch.arange(values.numel()).reshape(values.shape)
+        arranged = numbers if self.weight_on_left else numbers.mT
+        places = matrix_blocks(arranged, shape, self.weight.name)
+        found = clipped_matrices(values.flatten()[places], limit, compute)
+        weight = torch.empty_like(values).flatten()
+        weight[places.flatten()] = found.weight.flatten()
+        return replace(found, weight=weight.reshape(values.shape))
 
     def geometry(self) -> Mapping[str, str]:
         """Return nothing: the matrices are the map."""

@@ -33,7 +33,8 @@ _UNIT = 2.0**-53
 _NEEDS_SHAPE = Unbounded(
     "needs-shape", "how often broadcasting copies the signal depends on a shape that is not known"
 )
-_SCALED = Folding(rounding=_UNIT, linear_in=0)
+_MULTIPLIED = Folding(rounding=_UNIT, linear_in=(0, 1), factors=True)
+_DIVIDED = Folding(rounding=_UNIT, linear_in=(0,), factors=True)
 
 
 def _scaling_gain(
@@ -64,7 +65,7 @@ def _mul_examples() -> Examples:
 class Product(AbstractGainLayer):
     """A product of two broadcast tensors."""
 
-    folding: ClassVar[Folding] = _SCALED
+    folding: ClassVar[Folding] = _MULTIPLIED
     factor: Constant | None
     """The stored one; None when both are signals."""
 
@@ -153,7 +154,7 @@ def _div_examples() -> Examples:
 class Quotient(AbstractGainLayer):
     """A quotient of two broadcast tensors; integers are divided towards 0, as in ONNX."""
 
-    folding: ClassVar[Folding] = _SCALED
+    folding: ClassVar[Folding] = _DIVIDED
     divisor: Constant | None
     """None when it is a signal."""
     numerator: Constant | None

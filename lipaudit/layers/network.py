@@ -23,6 +23,7 @@ from lipaudit.layers.base import (
     UnsupportedNode,
     ValuesNeeded,
 )
+from lipaudit.layers.declared import Declared
 from lipaudit.layers.folding import fold, hollowed
 from lipaudit.layers.invocation import Deferred, invoke
 from lipaudit.layers.sequences import Sequences
@@ -263,6 +264,8 @@ def _meaning(call: Call) -> AbstractLayer | Opaque:
     if node.op in _RANDOM:
         return Opaque("random", f"the output of {node.op} is random")
     kind = registry.find(node.op, node.domain)
+    if kind is None and node.declared is not None and call.signals:
+        return Declared.from_node(call)
     if kind is None:
         name = f"{node.domain}.{node.op}" if node.domain else node.op
         return Opaque("unknown-op", f"operation {name} is not known to lipaudit")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -23,6 +23,7 @@ from lipaudit.layers.registry import layer
 from lipaudit.layers.values import Values, enclosing
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.certify import UNIT
+from lipaudit.operators.clipped import Clipped
 from lipaudit.operators.diagonal import DiagonalOperator
 
 
@@ -69,6 +70,18 @@ class BatchNormalization(AbstractLinearLayer):
     def weights(self) -> tuple[Constant, ...]:
         """Return the scale and the running variance."""
         return (self.scale, self.variance)
+
+    def with_weight(self, weight: Constant) -> "BatchNormalization":
+        """See `AbstractLinearLayer.with_weight`."""
+        return replace(self, scale=weight)
+
+    def clipped(self, shape: Shape | None, limit: float, compute: Compute) -> Clipped:
+        """See `AbstractLinearLayer.clipped`."""
+        del shape, compute
+        scale = self.scale.values()
+        largest = limit * (self.variance.values() + self.epsilon).sqrt()
+        nearest = scale.clamp(-largest, largest)
+        return Clipped(nearest, limit, float((nearest - scale).norm()), 0.0).unknown()
 
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the diagonal map γ/√(var + ε)."""

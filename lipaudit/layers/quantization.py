@@ -114,7 +114,7 @@ class DequantizeLinear(AbstractGainLayer, AbstractRetypable):
     """(x - zero point) * scale: quantized weights as the real numbers they stand for."""
 
     # The difference of two integers and its product with a scale: one rounding in float64.
-    folding: ClassVar[Folding] = Folding(rounding=2.0**-53, linear_in=1)
+    folding: ClassVar[Folding] = Folding(rounding=2.0**-53, linear_in=(1,))
 
     granularity: _Granularity
     scale: Constant | None

@@ -1,5 +1,6 @@
 """Writing: whole or not at all, never over the input, never over another file unasked."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -141,3 +142,64 @@ def test_file_mode_follows_the_umask(original: Path) -> None:
         assert target.stat().st_mode & 0o777 == 0o640
     finally:
         os.umask(old)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_system_without_hard_links(
+    original: Path, monkeypatch: pytest.MonkeyPatch, *, force: bool
+) -> None:
+    def refused(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    target = original.with_name("out.bin")
+    if force:
+        target.write_bytes(b"old")
+    write(original, target, force=force)
+    assert target.read_bytes()[3:6] == b"abc"
+    if not force:
+        with pytest.raises(WriteRefused, match="exists already"):
+            write(original, target)
+    assert sorted(snapshot(original.parent)) == ["in.bin", "out.bin"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("old", [True, False])
+def test_what_was_moved_comes_back(
+    original: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool, old: bool
+) -> None:
+    """The second of two files cannot be placed: the first is taken back, or its old one put."""
+    sidecar, target = original.with_name("w.bin"), original.with_name("out.bin")
+    sidecar.write_bytes(b"0123456789")
+    if old:
+        target.write_bytes(b"old main")
+        (original.parent / "data").mkdir()
+        (original.parent / "data" / "w.bin").write_bytes(b"old data")
+    before = snapshot(original.parent)
+    link, move = os.link, Path.replace
+
+    def linked(path: Path, place: Path, **options: bool) -> None:
+        if not links:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        if place == target:
+            raise OSError(errno.EIO, "Input/output error")
+        link(path, place, **options)
+
+    def moved(path: Path, place: Path) -> Path:
+        if place == target and path.name == target.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return move(path, place)
+
+    monkeypatch.setattr(os, "link", linked)
+    monkeypatch.setattr(Path, "replace", moved)
+
+    def write_both() -> None:
+        with staged(target, originals=[original, sidecar], force=old) as stage:
+            files = [ChangedFile(original, "", ()), ChangedFile(sidecar, "data/w.bin", ())]
+            stage.write(files)
+            stage.commit(originals=[original, sidecar], force=old)
+
+    with pytest.raises(WriteRefused, match="Input/output error"):
+        write_both()
+    assert snapshot(original.parent) == before
+    assert (original.parent / "data").exists() == old

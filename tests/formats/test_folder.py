@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from lipaudit.errors import FileError, LipauditError
-from lipaudit.formats import detect
+from lipaudit.formats import copies, detect
 from lipaudit.formats.folder import read_folder
 from lipaudit.graph.model import Model
 from tests.formats.applied import apply
@@ -62,7 +62,7 @@ def test_changing_one_shard_copies_the_others(tmp_path: Path) -> None:
     source = sharded(tmp_path / "in")
     (source / "config.json").write_text('{"model_type": "x"}')
     model = read_folder(source)
-    files = detect.format_of(model).changed(model, {"b.weight": TENSORS["b.weight"] / 2})
+    files = copies.changed(model, {"b.weight": TENSORS["b.weight"] / 2}, "out")
     assert [(file.name, bool(file.edits)) for file in files] == [
         (INDEX, False),
         ("model-00001-of-00002.safetensors", False),
@@ -80,7 +80,7 @@ def test_changing_one_shard_copies_the_others(tmp_path: Path) -> None:
 def test_index_named_directly_is_the_output_itself(tmp_path: Path) -> None:
     source = sharded(tmp_path / "in")
     model = detect.read_model(str(source / INDEX))
-    names = [file.name for file in detect.format_of(model).changed(model, {})]
+    names = [file.name for file in copies.changed(model, {}, "out")]
     assert names == ["", *SHARDS]
 
 
@@ -97,7 +97,7 @@ def test_torch_shards(tmp_path: Path) -> None:
     assert same(model)
     output = tmp_path.parent / f"{tmp_path.name}-out"
     new = {"a.weight": TENSORS["a.weight"] * 3}
-    apply(detect.format_of(model).changed(model, new), output)
+    apply(copies.changed(model, new, "out"), output)
     loaded = torch.load(output / "pytorch_model-00001-of-00002.bin", weights_only=True)
     assert torch.equal(loaded["a.weight"], new["a.weight"])
 

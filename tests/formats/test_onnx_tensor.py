@@ -82,7 +82,9 @@ def test_values_equal_the_library_s(
 
 
 def has_slot(tensor: TensorProto) -> bool:
-    return bool(tensor.raw_data or tensor.float_data or tensor.double_data)
+    is_half = tensor.data_type in {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+    typed = tensor.float_data or tensor.double_data or (is_half and tensor.int32_data)
+    return bool(tensor.raw_data or typed)
 
 
 @pytest.mark.parametrize(

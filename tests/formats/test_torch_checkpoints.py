@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+import lipaudit
 from lipaudit.errors import LipauditError, MalformedFile, UnsafeFile
 from lipaudit.formats.detect import read_model
 from lipaudit.graph.model import Topology
@@ -366,3 +367,9 @@ def test_models_by_other_people_read_as_torch_reads_them(name: str) -> None:
     assert model.tensors
     for key, constant in model.tensors.items():
         assert same(constant.read(), truth[key]), key
+
+
+def test_a_weight_at_the_top_is_called_as_its_key(tmp_path: Path) -> None:
+    torch.save(nn.RNN(4, 3).state_dict(), tmp_path / "rnn.pt")
+    names = [layer.name for layer in lipaudit.inspect(tmp_path / "rnn.pt").layers]
+    assert names == ["weight_ih_l0", "weight_hh_l0"]

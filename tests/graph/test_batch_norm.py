@@ -1,5 +1,6 @@
 """Folding batch norms: the same function, one linear map, its rounding accounted for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from torch import nn
 
 import lipaudit
 from lipaudit.formats.detect import read_model
+from lipaudit.graph.constant import Constant, put_of, rescale_of
 from lipaudit.graph.rewrites.batch_norm import fold_batch_norms
 from lipaudit.layers import network
 from lipaudit.layers.execution import run
+from tests.formats.putting import write
 
 
 def normalized(features: int, rank: int) -> nn.Module:
@@ -87,3 +90,83 @@ def test_a_batch_norm_over_another_axis_than_the_outputs_is_not_folded() -> None
     assert report.bound is not None
     # γ/√(1 + ε) = 1 for all channels but the first, so that the map stretches by 10.
     assert report.bound.measure.upper >= 10 * (1 - 1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_wanted_composite_arrives_in_the_file(name: str, tmp_path: Path) -> None:
+    """The stored weight changes, so that layer and norm together are what is wanted."""
+    torch.manual_seed(3)
+    layer, rank, shape = CASES[name]
+    norm = normalized(4, rank)
+    norm.state_dict()["weight"][1] = 0.0
+    module = nn.Sequential(layer, norm).eval().double()
+    state = norm.state_dict()
+    path, out = tmp_path / "m.pt", tmp_path / "out.pt"
+    torch.save(module, path)
+    before = composite(path, shape)
+    wanted = torch.randn(before.shape, dtype=torch.float64)
+    axis = 1 if name == "transposed" else 0
+    wanted.select(axis, 1).zero_()
+    put = put_of(before)
+    assert put is not None
+    patch = put(wanted)
+    assert list(patch) == ["0.weight"]
+    kept = patch["0.weight"].select(axis, 1)
+    assert torch.equal(kept, layer.state_dict()["weight"].select(axis, 1))
+    write(read_model(str(path)), patch, out)
+    torch.testing.assert_close(composite(out, shape).values(), wanted, rtol=1e-12, atol=1e-12)
+    loaded = torch.load(out, weights_only=False)
+    along = [1] * wanted.dim()
+    along[axis] = -1
+    factors = state["weight"] / torch.sqrt(state["running_var"] + 1e-5)
+    torch.testing.assert_close(
+        loaded[0].weight * factors.reshape(along), wanted, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_a_factor_goes_into_the_scale_where_the_weight_cannot_be_written(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    path = tmp_path / "m.pt"
+    torch.save(nn.Sequential(nn.Conv2d(2, 4, 3), normalized(4, 2)).eval().double(), path)
+    model = read_model(str(path))
+    before = composite(path, (1, 2, 5, 5))
+    rescale = rescale_of(before)
+    assert rescale is not None
+    assert list(rescale(0.5)) == ["0.weight"]
+    weight = replace(model.graph.constants["0.weight"], slot=None)
+    constants = {**model.graph.constants, "0.weight": weight}
+    built = network.build(replace(model.graph, constants=constants), {"input": (1, 2, 5, 5)})
+    folded = fold_batch_norms(built.graph, built.shapes)
+    made = folded.constants[folded.nodes[0].inputs[1]]
+    assert put_of(made) is None
+    rescale = rescale_of(made)
+    assert rescale is not None
+    patch = rescale(0.5)
+    assert list(patch) == ["1.weight"]
+    write(model, patch, tmp_path / "out.pt")
+    after = composite(tmp_path / "out.pt", (1, 2, 5, 5)).values()
+    torch.testing.assert_close(after, before.values() / 2, rtol=1e-12, atol=0)
+
+
+def test_a_normalized_weight_under_a_batch_norm(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    conv = nn.utils.weight_norm(nn.Conv2d(2, 4, 3))
+    path, out = tmp_path / "m.pt", tmp_path / "out.pt"
+    torch.save(nn.Sequential(conv, normalized(4, 2)).eval().double(), path)
+    before = composite(path, (1, 2, 5, 5))
+    wanted = torch.randn(before.shape, dtype=torch.float64)
+    put = put_of(before)
+    assert put is not None
+    patch = put(wanted)
+    assert set(patch) == {"0.weight_g", "0.weight_v"}
+    write(read_model(str(path)), patch, out)
+    torch.testing.assert_close(
+        composite(out, (1, 2, 5, 5)).values(), wanted, rtol=1e-12, atol=1e-12
+    )
+
+
+def composite(path: Path, shape: tuple[int, ...]) -> Constant:
+    """Return the weight of the one linear map that layer and batch norm make together."""
+    built = network.build(read_model(str(path)).graph, {"input": shape})
+    (node,) = fold_batch_norms(built.graph, built.shapes).nodes
+    return fold_batch_norms(built.graph, built.shapes).constants[node.inputs[1]]

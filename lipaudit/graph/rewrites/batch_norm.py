@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from lipaudit.graph.constant import Constant, Shape
+from lipaudit.graph.constant import Constant, Shape, put_of, rescale_of
 from lipaudit.graph.dtypes import torch_type
 from lipaudit.graph.node import TORCH_DOMAIN, Graph, Node
 
@@ -119,15 +119,32 @@ def _output_axis(node: Node) -> int | None:
 def _scaled(
     name: str, ingredients: tuple[Constant, ...], scale: torch.Tensor, axis: int
 ) -> Constant:
-    """Return the weight times γ/√(v + ε), of which weight, γ and v are the ingredients."""
-    weight = ingredients[0]
+    """Return the weight times γ/√(v + ε), of which weight, γ and v are the ingredients.
+
+    Wanted values go into the weight; a channel that γ makes 0 keeps its own. A mere factor goes
+    into γ where the weight cannot be written.
+    """
+    weight, gamma, _ = ingredients
     along = [1] * len(weight.shape)
     along[axis] = -1
+    factors = scale.reshape(along)
+    put = put_of(weight)
 
     def product() -> torch.Tensor:
-        return weight.values() * scale.reshape(along)
+        return weight.values() * factors
 
-    return _folded(name, weight.dtype, weight.shape, product, ingredients)
+    def before(wanted: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        if put is None:
+            raise TypeError(f"{weight.name!r} cannot be written")
+        return put(torch.where(factors == 0, weight.values(), wanted / factors))
+
+    handle = weight if rescale_of(weight) is not None else gamma
+    return replace(
+        _folded(name, weight.dtype, weight.shape, product, ingredients),
+        put=before if put is not None else None,
+        rescale=rescale_of(handle),
+        put_note=handle.put_note,
+    )
 
 
 def _folded(

@@ -1,4 +1,4 @@
-"""Strict JSON: text from a model file, read with its size bounded and no key given twice."""
+"""Strict JSON: text from a file, its size bounded, no key given twice, every number one."""
 
 import json
 from collections import Counter
@@ -27,8 +27,11 @@ def parse(data: bytes, what: str, *, path: str) -> Any:
             raise MalformedFile(f"{what}: {twice!r} is defined twice", slug="json-twice", path=path)
         return found
 
+    def no_number(word: str) -> float:
+        raise MalformedFile(f"{what}: {word} is no JSON number", slug="json", path=path)
+
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_number)
     except UnicodeDecodeError as error:
         place, cause = error.start, "is not UTF-8"
     except json.JSONDecodeError as error:

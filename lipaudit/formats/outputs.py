@@ -1,0 +1,83 @@
+"""Outputs: finished files put in their places, all of them or none, and pipes written to.
+
+A pipe or a device (/dev/stderr, a shell's `>(...)`) is no place for a file: it is written to,
+and never replaced.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lipaudit.errors import WriteRefused
+from lipaudit.formats import atomic
+
+_STREAMS = frozenset({"/dev/stdout", "/dev/stderr"})
+_DESCRIPTORS = Path("/dev/fd")
+
+
+def check(target: Path, originals: Sequence[Path], *, force: bool) -> None:
+    """Raise `WriteRefused` if an output could not go there, before any work is done."""
+    if not is_device(target):
+        atomic.check_target(target, originals, force=force)
+
+
+def put(files: Mapping[Path, bytes], *, originals: Sequence[Path], force: bool) -> None:
+    """Write files, each of which appears whole; the first one only when all lie on the disk."""
+    with contextlib.ExitStack() as stack:
+        stages = []
+        for path, content in files.items():
+            if not is_device(path):
+                stage = stack.enter_context(atomic.staged(path, originals=originals, force=force))
+                _write(stage.main, content, path)
+                stages.append(stage)
+        for stage in stages:
+            stage.commit(originals=originals, force=force)
+    for path, content in files.items():
+        if is_device(path):
+            _write(path, content, path)
+
+
+def put_in(
+    folder: Path, files: Mapping[str, bytes], *, originals: Sequence[Path], force: bool
+) -> None:
+    """Write files into a folder, which is made if it is missing."""
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise refused(folder, error) from error
+    put(
+        {folder / name: content for name, content in files.items()},
+        originals=originals,
+        force=force,
+    )
+
+
+def is_device(path: Path) -> bool:
+    """Tell a pipe or a device: there is no file to replace."""
+    whole = path.absolute()
+    if str(whole) in _STREAMS or whole.parent == _DESCRIPTORS:
+        return path.exists()  # /dev/stdout may lead to a file, which the shell opened
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except OSError:  # a name that is too long: writing will say so
+        return False
+
+
+def refused(target: Path, error: OSError) -> WriteRefused:
+    """Return the error that says why a place cannot be written."""
+    return WriteRefused(
+        f"cannot be written: {error.strerror or error}", slug="write-failed", path=str(target)
+    )
+
+
+def _write(path: Path, content: bytes, target: Path) -> None:
+    """Write what is staged, or is no file; an error names the target."""
+    try:
+        with path.open("wb") as out:
+            out.write(content)
+            out.flush()
+            if path.is_file():
+                os.fsync(out.fileno())
+    except OSError as error:
+        raise refused(target, error) from error
