@@ -65,6 +65,8 @@ class SpectrumSummary:
     """How many values are >= 1."""
     quantiles: tuple[float, ...]
     """The values at 0, 10, ..., 100 % of the way from the largest to the smallest."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """(rank from 1, value) at few enough ranks to be drawn: see `Spectrum.curve`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,12 +253,34 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleInfo:
+    """What a rule is called and what it means."""
+
+    id: str
+    summary: str
+    explanation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What the rules say about a report."""
 
     findings: tuple[Finding, ...]
     passed: bool | None
     """None when no gate was asked for."""
+    exit_code: int
+    rules: tuple[RuleInfo, ...] = ()
+    """All rules that there are, in order, whether they object or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A model about which nothing was found out, and why."""
+
+    path: str
+    slug: str
+    cause: str
+    hint: str
     exit_code: int
 
 
@@ -273,7 +297,21 @@ class Change:
     relative_change: float
     """‖W' - W‖_F / ‖W‖_F."""
     reason: str = ""
-    """Why it was left alone."""
+    """Why it was left alone, or changed in another way than asked."""
+    limit: float | None = None
+    """What its norm had to meet; None: nothing."""
+    least_change: float | None = None
+    """No weight that meets the limit, a convolution at every input size, differs less,
+    relatively (computed); None: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundChange:
+    """What clipping did to the bound of the whole network."""
+
+    limit: float
+    before: Measure
+    after: Measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,12 +320,18 @@ class ClipReport:
 
     path: str
     output: str
-    limit: float
+    limit: float | None
+    """One for all layers; None: each has its own."""
     method: str
     changes: tuple[Change, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     written: bool
+    met: bool = True
+    """Whether every limit is proved to be met; only the single pass may leave that open."""
+    bound: BoundChange | None = None
+    """Where the whole network had to meet a bound."""
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +341,8 @@ class Report:
     tool: Tool
     models: tuple[ModelReport, ...]
     schema_version: int = field(default=SCHEMA_VERSION)
+    failures: tuple[Failure, ...] = ()
+    """The models that could not be audited."""
 
     @property
     def layers(self) -> tuple[LayerResult, ...]:

@@ -36,11 +36,8 @@ def advice(question: Question, limit: float | None, headline: Headline | None) -
     above = sum(norm is not None and norm > shown for norm in norms)
     count = sum(norm is not None for norm in norms)
     folded = any(len(step.node.origin) > 1 for step in question.network.steps)
-    way = (
-        f"norms of at most {shown:.4g}, batch norms folded, would"
-        if folded
-        else f"lipaudit clip --to {shown:.4g} would"
-    )
+    option = " --fold-bn" if folded else ""
+    way = f"lipaudit clip{option} --to {shown:.4g} would"
     return f"{way} bring the bound to {limit:g} or less ({above} of {count} layers are above)"
 
 

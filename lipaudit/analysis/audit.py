@@ -7,6 +7,7 @@ from lipaudit.analysis.bounding import Subject
 from lipaudit.analysis.layerwise import Measured, Progress, Wish
 from lipaudit.analysis.query import Query
 from lipaudit.analysis.shapes import InputShape, InputShapes
+from lipaudit.comparison import AS_STORED
 from lipaudit.device import Compute
 from lipaudit.errors import ShapeError
 from lipaudit.graph.model import Model
@@ -46,12 +47,29 @@ def measure(
     compute: Compute,
     *,
     input_shape: InputShape = None,
+    folded: bool = False,
     wish: Wish | None = None,
     progress: Progress | None = None,
-) -> tuple[Measured, ...]:
-    """Measure the layers as `inspect` does, keeping the layers themselves beside the numbers."""
-    _, network = _network(model, input_shape)
-    return layerwise.measure(network, compute, wish=wish, ties=model.ties, progress=progress)
+) -> tuple[Network, tuple[Measured, ...]]:
+    """Measure the layers as `inspect` does, keeping the layers themselves beside the numbers.
+
+    `folded`: with every batch norm in the map before it, as `bound` sees the network.
+    """
+    known, network = _network(model, input_shape)
+    if folded:
+        network = networks.build(fold_batch_norms(network.graph, network.shapes), known.known)
+    return network, layerwise.measure(
+        network, compute, wish=wish, ties=model.ties, progress=progress
+    )
+
+
+def bounded(
+    model: Model, network: Network, measured: tuple[Measured, ...], compute: Compute
+) -> tuple[Subject, ModelReport]:
+    """Bound a network whose layers are measured already, by every method and nothing else."""
+    known = InputShapes({}, "unknown", ())
+    subject = Subject(model, network, network, _real_inputs(network), measured, compute)
+    return subject, bounding.bounded(_report(model, known, network, measured), subject)
 
 
 def bound(
@@ -70,7 +88,12 @@ def bound(
     whole = network
     network, sources, part = _section(network, query)
     written = networks.build(model.graph, known.known) if not part else network
-    measured = layerwise.measure(network, compute, ties=model.ties, progress=progress)
+    measured = layerwise.measure(
+        network,
+        replace(compute, full_spectra=query.spectra),
+        ties=model.ties,
+        progress=progress,
+    )
     report = replace(_report(model, known, network, measured), part=part)
     subject = Subject(model, network, written, sources, measured, compute)
     report = bounding.answered(report, subject, query)
@@ -83,6 +106,29 @@ def bound(
             report, Subject(model, running, running, sources, again, compute), query
         )
     return bounding.with_samples(report, subject, query)
+
+
+def check(
+    model: Model,
+    compute: Compute,
+    *,
+    input_shape: InputShape = None,
+    query: Query | None = None,
+    progress: Progress | None = None,
+) -> ModelReport:
+    """Bound the network, and measure every layer as it stands in the file.
+
+    A limit for layers is about what the file stores (and `clip` writes), whatever is folded
+    into it for the bound. Where nothing is folded the layers need not be measured twice.
+    """
+    report = bound(model, compute, input_shape=input_shape, query=query, progress=progress)
+    _, network = _network(model, input_shape)
+    if len(fold_batch_norms(network.graph, network.shapes).nodes) == len(network.graph.nodes):
+        return report
+    stored = inspect(model, compute, input_shape=input_shape, progress=progress)
+    skipped = dict.fromkeys((*stored.skipped, *report.skipped))
+    notes = (*report.notes, AS_STORED)
+    return replace(report, layers=stored.layers, skipped=tuple(skipped), notes=notes)
 
 
 def _section(network: Network, query: Query) -> tuple[Network, tuple[str, ...], str]:

@@ -87,6 +87,22 @@ def answered(report: ModelReport, subject: Subject, query: Query) -> ModelReport
     )
 
 
+def bounded(report: ModelReport, subject: Subject) -> ModelReport:
+    """Return the report with every method's bound, without attacking it from below."""
+    reasons = _unanswerable(subject)
+    if reasons:
+        return _with_bounds(report, (), None, reasons)
+    question = _question(subject, Query())
+    asked = [method.bound(question) for method in catalog.registered()]
+    return _with_bounds(report, tuple(bound for bound in asked if bound is not None), None, ())
+
+
+def gains_of(subject: Subject) -> tuple[StepGain, ...]:
+    """Return the gain of every step, with values of the inputs taken into account."""
+    known = {name: Values.between(*span) for name, span in _box(subject, Query()).items()}
+    return ranges.refined(subject.network, _gains(subject), known)
+
+
 def with_running(report: ModelReport, as_it_runs: Subject, query: Query) -> ModelReport:
     """Add the statement about the network in floating point, nothing folded in it."""
     if query.executed is None or query.radius is None or _unanswerable(as_it_runs):

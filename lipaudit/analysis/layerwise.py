@@ -1,13 +1,13 @@
 """Layerwise: every layer with a weight, measured one at a time."""
 
-import fnmatch
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
+from lipaudit import globs
 from lipaudit.device import Compute, ran_out_of_memory
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import LipauditError
@@ -23,6 +23,9 @@ from lipaudit.results import LayerResult, Measure, Skipped, SpectrumSummary
 Progress = Callable[[str, float, int], None]
 """Called with (layer name, how many are done, how many there are); a layer counts in parts."""
 
+Keep = Callable[[str, Spectrum], None]
+"""Called with (layer name, all singular values that were computed): reports hold only a summary."""
+
 _WEIGHT = ".weight"
 
 
@@ -36,6 +39,17 @@ class Wish:
     """Whether every convolution is taken as a circular one, as in the paper."""
     power_steps: int | None = None
     """Steps of the power iteration to compare with; None: not wanted."""
+    keep: Keep | None = None
+    """Gets every spectrum as soon as it is known; None: not wanted."""
+    enough: Mapping[str, float] = field(default_factory=dict)
+    """First outputs of nodes -> upper ends of norms that need not be improved on."""
+    places: frozenset[str] | None = None
+    """First outputs of the nodes that are meant; None: all."""
+
+    def means(self, step: Step) -> bool:
+        """Tell whether a layer is to be measured."""
+        meant = self.places is None or step.node.outputs[0] in self.places
+        return meant and matches(title(step), self.only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +74,16 @@ def measure(
     steps = [
         (step, step.layer)
         for step in network.steps
-        if isinstance(step.layer, AbstractLinearLayer) and matches(title(step), wish.only)
+        if isinstance(step.layer, AbstractLinearLayer) and wish.means(step)
     ]
     measured = []
     for count, (step, layer) in enumerate(steps):
         if progress is not None:
             progress(title(step), count, len(steps))
             compute = replace(compute, tick=_within(progress, title(step), count, len(steps)))
-        measured.append(_measure(network, step, layer, compute, wish))
+        enough = wish.enough.get(step.node.outputs[0])
+        local = compute if enough is None else replace(compute, enough=enough)
+        measured.append(_measure(network, step, layer, local, wish))
     if progress is not None and steps:
         progress("", len(steps), len(steps))
     return _with_shares(_with_ties(measured, ties or {}))
@@ -100,7 +116,7 @@ def kind(step: Step) -> str:
 
 def matches(name: str, glob: str | None) -> bool:
     """Tell whether a layer is meant by a glob; any of several, split at commas."""
-    return glob is None or any(fnmatch.fnmatchcase(name, part) for part in glob.split(","))
+    return glob is None or globs.matches(name, glob)
 
 
 def _measure(
@@ -131,12 +147,14 @@ def _numbers(
 ) -> Measured:
     weights = layer.weights()
     shape = network.signal_shapes(step)[0] if step.signals else None
-    operator = layer.operator(shape, compute)
+    operator = layer.operator(shape, _with_room(compute, weights[0]))
     if wish.circular:
         operator = as_circular(operator)
     norm = _widened(operator.norm(), weights[0])
     spectrum = operator.spectrum() if compute.full_spectra else None
     spectrum = _loosened(spectrum, weights[0])
+    if wish.keep is not None and spectrum is not None:
+        wish.keep(title(step), spectrum)
     leading = _trusted_leading(operator, weights[0]) if compute.full_spectra else None
     norm = _at_least(norm, leading)
     estimate = None
@@ -205,6 +223,15 @@ def _widened(norm: Norm, weight: Constant) -> Norm:
     return replace(norm, enclosure=norm.enclosure.widened(slack)) if slack.hi else norm
 
 
+def _with_room(compute: Compute, weight: Constant) -> Compute:
+    """Let what is enough leave room for what the rounding of a computed weight will add."""
+    if compute.enough is None or weight.entry_error == 0:
+        return compute
+    slack = _slack(weight)
+    left = 0.0 if slack is None else compute.enough - slack.upper * (1.0 + 2.0**-50)
+    return replace(compute, enough=left if left > 0 else None)
+
+
 def _loosened(spectrum: Spectrum | None, weight: Constant) -> Spectrum | None:
     """Let the radius of a spectrum cover it likewise (Weyl's inequality)."""
     if spectrum is None or spectrum.rigor is not Rigor.PROVED:
@@ -257,6 +284,7 @@ def _summary(spectrum: Spectrum) -> SpectrumSummary:
         tolerance=spectrum.tolerance,
         at_least_one=spectrum.count_at_least(1.0),
         quantiles=tuple(float(values[step]) for step in steps) if values.size else (),
+        curve=spectrum.curve(),
     )
 
 

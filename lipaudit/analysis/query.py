@@ -29,6 +29,8 @@ class Query:
     """At which the certified accuracy is wanted."""
     limit: float | None = None
     """Under which the bound should be: asks for advice."""
+    spectra: bool = False
+    """Whether the layers' singular values are wanted too: the bound itself needs none."""
 
     def check(self) -> None:
         """Raise `UsageError` where the wishes make no sense."""

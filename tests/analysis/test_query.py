@@ -435,13 +435,12 @@ def test_a_named_range_also_holds_the_lower_bound(tmp_path: Path) -> None:
     assert 1.9 <= report.bound.measure.lower <= report.bound.measure.upper <= 2.0001
 
 
-def test_advice_names_no_command_where_batch_norms_are_folded() -> None:
+def test_advice_folds_batch_norms_where_the_bound_does() -> None:
     norm_layer = nn.BatchNorm1d(2)
     norm_layer.weight.data.fill_(3.0)
     module = nn.Sequential(nn.Linear(2, 2), norm_layer, nn.Linear(2, 2)).eval()
     report = asked(module, 2, limit=1e-3)
-    assert "lipaudit clip" not in report.advice
-    assert "batch norms folded" in report.advice
+    assert "lipaudit clip --fold-bn --to" in report.advice
 
 
 def test_a_dropout_passes_the_bounds_of_values_on() -> None:
