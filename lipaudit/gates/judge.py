@@ -1,25 +1,44 @@
 """Judging: every rule held against every model, and the exit code that follows."""
 
+from collections.abc import Mapping
+
 from lipaudit.errors import ExitCode, worst
-from lipaudit.gates.policy import Policy
-from lipaudit.gates.rules import ERROR, RULES
-from lipaudit.results import Finding, Report, Verdict
+from lipaudit.gates.catalog import INFOS, RULES
+from lipaudit.gates.policy import Ignore, Policy
+from lipaudit.gates.rule import ERROR, NOTE
+from lipaudit.gates.upkeep import excepted, idle
+from lipaudit.results import Finding, ModelReport, Report, Verdict
 
 
-def judge(report: Report, policy: Policy) -> Verdict:
-    """Return all findings; a gate is passed only if there are none."""
-    findings = tuple(
-        finding
+def judge(report: Report, policy: Policy | Mapping[str, Policy]) -> Verdict:
+    """Return all findings; a gate is passed only if none of them is more than a note.
+
+    The policy is one for all models, or each model's own by its path.
+    """
+    pairs = [
+        (model, policy if isinstance(policy, Policy) else policy[model.path])
         for model in report.models
-        for rule in RULES
-        for finding in rule.check(model, policy)
+    ]
+    used: set[Ignore] = set()
+    findings = tuple(finding for model, own in pairs for finding in _findings(model, own, used))
+    findings += tuple(finding for model, own in pairs for finding in idle(model, own, used))
+    codes = [code_of(finding) for finding in findings]
+    is_gate = any(
+        own.is_gate for own in ((policy,) if isinstance(policy, Policy) else policy.values())
     )
-    codes = [_code(finding) for finding in findings]
-    if policy.is_gate and not report.models:
+    if is_gate and not report.models:
         codes.append(ExitCode.NOT_CERTIFIED)
     code = worst(codes)
-    return Verdict(findings, (code is ExitCode.OK) if policy.is_gate else None, int(code))
+    return Verdict(findings, (code is ExitCode.OK) if is_gate else None, int(code), INFOS)
 
 
-def _code(finding: Finding) -> ExitCode:
+def code_of(finding: Finding) -> ExitCode:
+    """Return the exit code that a finding calls for."""
+    if finding.severity == NOTE:
+        return ExitCode.OK
     return ExitCode.GATE_FAILED if finding.severity == ERROR else ExitCode.NOT_CERTIFIED
+
+
+def _findings(model: ModelReport, policy: Policy, used: set[Ignore]) -> tuple[Finding, ...]:
+    found = [finding for rule in RULES for finding in rule.check(model, policy)]
+    return tuple(excepted(found, policy, used))
