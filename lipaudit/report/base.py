@@ -14,6 +14,8 @@ class Canvas:
     width: int = 100
     colour: bool = False
     unicode: bool = True
+    folder: str = ""
+    """The working directory: what names files relative to it; "" where nobody knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Choice:
 
     sort: str = ""
     top: int | None = None
+    plot: bool = False
+    """Whether the spectra are drawn too."""
 
 
 @dataclass(frozen=True, slots=True)

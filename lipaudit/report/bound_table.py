@@ -14,19 +14,11 @@ _ALL = 24
 _WORST = 10
 _BAR_WIDTH = 12
 _COLUMNS = (
-    ("node", 0),
-    ("kind", 72),
-    ("gain ≤", 0),
-    ("so far ≤", 0),
-    ("behind ≤", 72),
-    ("typical", 110),
-    ("log10 gain", 110),
-    ("how", 130),
+    *(("node", 0), ("kind", 3), ("gain ≤", 0), ("so far ≤", 1), ("behind ≤", 2)),
+    *(("typical", 4), ("log10 gain", 6), ("how", 5)),
 )
-"""Columns of the waterfall, and from which width on there is room for them."""
+"""Columns of the waterfall, the least important ones with the largest numbers."""
 _NUMBERS = frozenset({"gain ≤", "so far ≤", "behind ≤", "typical"})
-_BESIDES = 110
-"""What the columns before the last one take."""
 
 
 def draw_bound(page: Page, model: ModelReport, headline: Headline) -> None:
@@ -35,9 +27,10 @@ def draw_bound(page: Page, model: ModelReport, headline: Headline) -> None:
         page.say(f"bound of the part {safe(model.part)}")
     _draw_factors(page, model)
     page.table(
-        ("method", "Lipschitz bound (ℓ2)", "log10", "rigor"),
+        ("method", "bound (ℓ2) ≤", "log10", "rigor"),
         [_method_row(bound) for bound in model.bounds],
         right={1, 2},
+        priorities=(0, 0, 2, 1),
     )
     _draw_pairs(page, model)
     assumptions = dict.fromkeys(text for bound in model.bounds for text in bound.assumptions)
@@ -67,22 +60,14 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
         return
     largest = max((abs(f.gain.log10_upper) for f in shown if f.gain.is_finite), default=0.0)
     stretches = {x.name: x.expected_stretch for x in model.layers}
-    columns = _columns(page)
-    table = []
-    for factor in shown:
-        typical = stretches.get(factor.name)
-        cells = {
-            "node": short(factor.name, page.name_limit),
-            "gain ≤": marked(factor.gain),
-            "so far ≤": marked(factor.running),
-            "kind": short(factor.kind, 24),
-            "behind ≤": marked(factor.remaining),
-            "typical": numbers.nearest(factor.expected if typical is None else typical),
-            "log10 gain": _bar(factor.gain.log10_upper, largest),
-            "how": short(factor.gain.method, max(page.canvas.width - _BESIDES, 12)),
-        }
-        table.append([cells[column] for column in columns])
-    page.table(columns, table, right={columns.index(c) for c in columns if c in _NUMBERS})
+    titles = [title for title, _ in _COLUMNS]
+    rows = [_factor_row(factor, stretches.get(factor.name), largest, page) for factor in shown]
+    page.table(
+        titles,
+        rows,
+        right={at for at, title in enumerate(titles) if title in _NUMBERS},
+        priorities=[priority for _, priority in _COLUMNS],
+    )
     ends = [f.typical for f in whole.factors if f.typical is not None]
     backs = [f.typical_back for f in whole.factors if f.typical_back is not None]
     if ends and backs:
@@ -92,8 +77,19 @@ def _draw_factors(page: Page, model: ModelReport) -> None:
         )
 
 
-def _columns(page: Page) -> list[str]:
-    return [name for name, width in _COLUMNS if page.canvas.width >= width]
+def _factor_row(
+    factor: Factor, stretch: float | None, largest: float, page: Page
+) -> tuple[str, ...]:
+    return (
+        short(factor.name, page.name_limit),
+        short(factor.kind, 24),
+        marked(factor.gain),
+        marked(factor.running),
+        marked(factor.remaining),
+        numbers.nearest(factor.expected if stretch is None else stretch),
+        _bar(factor.gain.log10_upper, largest),
+        short(factor.gain.method, page.name_limit),
+    )
 
 
 def _draw_pairs(page: Page, model: ModelReport) -> None:
@@ -102,6 +98,7 @@ def _draw_pairs(page: Page, model: ModelReport) -> None:
             ("input", "output", "bound"),
             [(short(p.source, 40), short(p.target, 40), marked(p.measure)) for p in model.pairs],
             right={2},
+            priorities=(0, 0, 0),
         )
 
 
@@ -114,9 +111,9 @@ def _draw_headline(page: Page, headline: Headline) -> None:
         page.say(f"upper bound {marked(measure)} ({kind})", bold=True)
         if measure.lower > 0:
             below = numbers.lower(measure.lower, measure.log10_lower)
-            loose = 10 ** min(measure.log10_upper - measure.log10_lower, 300)
+            loose = numbers.ratio(measure)
             page.say(f"lower bound {below} (computed): two inputs were found that attain it")
-            page.say(f"so the upper bound is loose by at most a factor of {loose:.3g}")
+            page.say(f"so the upper bound is loose by at most a factor of {loose}")
     if not headline.certified:
         page.say(f"not certified: {'; '.join(map(safe, headline.reasons))}", bold=True)
 
@@ -145,7 +142,7 @@ def _draw_certificates(page: Page, found: Certificates) -> None:
 
 def _method_row(bound: Bound) -> tuple[str, ...]:
     measure = bound.measure
-    log10 = f"{measure.log10_upper:.2f}" if measure.is_finite else numbers.NONE
+    log10 = numbers.exponent(measure.log10_upper)
     return bound.method, marked(measure), log10, measure.rigor.label if measure.is_finite else ""
 
 

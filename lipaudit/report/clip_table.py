@@ -1,5 +1,6 @@
 """What clipping did, as a person reads it in a terminal."""
 
+from lipaudit.report import clips, numbers
 from lipaudit.report.base import Canvas
 from lipaudit.report.marks import marked
 from lipaudit.report.page import Page
@@ -12,17 +13,24 @@ def clip(report: ClipReport, canvas: Canvas) -> str:
     """Draw what clipping did."""
     page = Page(canvas)
     page.say(f"{safe(report.path)} -> {safe(report.output)}", bold=True)
-    touched = [change for change in report.changes if change.tensors]
-    page.say(f"clipped {len(touched)} of {len(report.changes)} layers to {report.limit:g}")
+    page.say(clips.in_words(report))
+    for text in (clips.of_the_network(report), *(f"assumed: {a}" for a in report.assumptions)):
+        if text:
+            page.say(safe(text))
     rows = [_change_row(change) for change in report.changes]
-    page.table(("layer", "before ≤", "after ≤", "change", ""), rows, right={1, 2, 3})
+    page.table(
+        ("layer", "before ≤", "after ≤", "limit", "change", ""),
+        rows,
+        right={1, 2, 3, 4},
+        priorities=(0, 0, 0, 2, 1, 3),
+    )
     draw_skips(page, report.skipped)
     for note in report.notes:
         page.say(f"note: {safe(note)}")
-    if report.written:
-        page.say("read back: every clipped layer is proved to meet the limit")
-    else:
-        page.say("dry run: nothing was written")
+    near = clips.nearness(report)
+    if near:
+        page.say(near)
+    page.say(clips.outcome(report))
     return page.text()
 
 
@@ -31,6 +39,7 @@ def _change_row(change: Change) -> tuple[str, ...]:
         short(change.name, 48),
         marked(change.before),
         marked(change.after),
-        f"{100 * change.relative_change:.3g}%",
+        numbers.nearest(change.limit),
+        numbers.change(change.relative_change),
         safe(change.reason),
     )

@@ -1,21 +1,27 @@
 """The JSON report: strict, versioned, every number with what it is.
 
-Infinite and missing numbers are null; the reason stands beside them. Lower ends are rounded
-down and upper ends up when they became floats, so reading them back keeps their meaning.
+An infinite or missing number is null, and `reason`, `reasons` or `missing` beside it says why.
+Lower ends are rounded down and upper ends up when they became floats, so reading them back
+keeps their meaning. What a document looks like is stated in schema.json, beside this file.
 """
 
 import json
 import math
+from collections.abc import Mapping
+from importlib import resources
 from typing import Any
 
 from lipaudit.report.base import Canvas, Choice, Reporter, register
+from lipaudit.report.text import encodable
 from lipaudit.results import (
     SCHEMA_VERSION,
     Bound,
+    BoundChange,
     Certificates,
     Change,
     ClipReport,
     Factor,
+    Failure,
     Finding,
     Headline,
     LayerResult,
@@ -31,40 +37,89 @@ from lipaudit.results import (
 
 Json = dict[str, Any]
 
+_NO_BOUND = "no finite upper bound is known"
+_OVERFLOW = "past the float range: see log10_upper"
+_UNDERFLOW = "the lower end is 0, which has no logarithm"
+_NAUGHT = "the number is 0, which has no logarithm"
+_NO_LIMIT = "a radius that is null is infinite: no movement changes the class"
+_NOT_FINITE = "not a finite number"
+_MISSING = {
+    "in_shape": "the input size is not known",
+    "out_shape": "the input size is not known",
+    "reshaped_norm": "the weight is no (outputs x rest) matrix",
+    "power_iteration": "not asked for, or the input size is not known",
+    "expected_stretch": "no samples were given",
+    "frobenius": "the input size is not known",
+    "spectrum": "not asked for, or too large",
+    "log_share": "no norm has a finite logarithm other than 0",
+}
+"""Why a number of a layer may be missing; the ranks are missing with the spectrum."""
+_OF_SPECTRUM = ("stable_rank", "entropy_rank", "numerical_rank")
+
 
 def audit(report: Report, verdict: Verdict, _canvas: Canvas, _choice: Choice) -> str:
     """Write the report of an audit."""
-    return _dump(
-        {
-            "schema_version": report.schema_version,
-            "tool": _tool(report.tool),
-            "models": [_model(model) for model in report.models],
-            "findings": [_finding(finding) for finding in verdict.findings],
-            "verdict": {"passed": verdict.passed, "exit_code": verdict.exit_code},
-        }
-    )
+    return _dump(audit_document(report, verdict))
 
 
 def clip(report: ClipReport, _canvas: Canvas) -> str:
     """Write the report of a clip."""
-    return _dump(
-        {
-            "schema_version": SCHEMA_VERSION,
-            "path": report.path,
-            "output": report.output,
-            "limit": report.limit,
-            "method": report.method,
-            "written": report.written,
-            "changes": [_change(change) for change in report.changes],
-            "skipped": [_skipped(skipped) for skipped in report.skipped],
-            "notes": list(report.notes),
-        }
-    )
+    return _dump(clip_document(report))
+
+
+def audit_document(report: Report, verdict: Verdict) -> Json:
+    """Return the report of an audit as strict JSON values."""
+    document = {
+        "schema_version": report.schema_version,
+        "tool": _tool(report.tool),
+        "models": [_model(model) for model in report.models],
+        "failures": [_failure(failure) for failure in report.failures],
+        "findings": [_finding(finding) for finding in verdict.findings],
+        "verdict": {"passed": verdict.passed, "exit_code": verdict.exit_code},
+    }
+    found: Json = strict(document)
+    return found
+
+
+def clip_document(report: ClipReport) -> Json:
+    """Return the report of a clip as strict JSON values."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "path": report.path,
+        "output": report.output,
+        "limit": report.limit,
+        "bound": _bound_change(report.bound) if report.bound is not None else None,
+        "method": report.method,
+        "written": report.written,
+        "met": report.met,
+        "assumptions": list(report.assumptions),
+        "changes": [_change(change) for change in report.changes],
+        "skipped": [_skipped(skipped) for skipped in report.skipped],
+        "notes": list(report.notes),
+    }
+    found: Json = strict(document)
+    return found
+
+
+def schema() -> str:
+    """Return the JSON Schema of both documents."""
+    return resources.files(__package__).joinpath("schema.json").read_text(encoding="utf-8")
 
 
 def _dump(document: Json) -> str:
     # ASCII only: names from files must not reach a terminal as they are.
     return json.dumps(document, indent=2, allow_nan=False, ensure_ascii=True)
+
+
+def strict(value: Any) -> Any:
+    """Return the value as strict JSON holds it: no NaN, no infinity, no lone surrogate."""
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return {encodable(str(key)): strict(part) for key, part in value.items()}
+    return [strict(part) for part in value] if isinstance(value, (list, tuple)) else value
 
 
 def _number(value: float | None) -> float | None:
@@ -98,7 +153,12 @@ def _model(model: ModelReport) -> Json:
         "bound": _headline(model.bound) if model.bound is not None else None,
         "part": model.part or None,
         "pairs": [
-            {"source": p.source, "target": p.target, **_measure(p.measure), "method": p.method}
+            {
+                "source": p.source,
+                "target": p.target,
+                **measure_document(p.measure),
+                "method": p.method,
+            }
             for p in model.pairs
         ],
         "running": _running(model.running) if model.running is not None else None,
@@ -111,7 +171,7 @@ def _running(running: Running) -> Json:
     return {
         "dtype": running.dtype,
         "input_radius": running.radius,
-        "error": _measure(running.error),
+        "error": measure_document(running.error),
         "assumptions": list(running.assumptions),
         "reasons": list(running.reasons),
     }
@@ -130,10 +190,12 @@ def _certificates(found: Certificates) -> Json:
             {"eps": distance, "certified": share} for distance, share in found.accuracy.items()
         ],
         "rigor": found.rigor.label,
+        "reason": None if all(map(math.isfinite, found.radii)) else _NO_LIMIT,
     }
 
 
-def _measure(measure: Measure) -> Json:
+def measure_document(measure: Measure) -> Json:
+    """Return a number with what it is."""
     return {
         "lower": _number(measure.lower),
         "upper": _number(measure.upper),
@@ -141,10 +203,34 @@ def _measure(measure: Measure) -> Json:
         "log10_upper": _number(measure.log10_upper),
         "rigor": measure.rigor.label,
         "method": measure.method,
+        "reason": _why_null(measure),
     }
 
 
+def _why_null(measure: Measure) -> str | None:
+    """Say why an end of the measure is null; None when neither is."""
+    above = _why_no_upper(measure)
+    if measure.log10_upper > -math.inf and not math.isfinite(measure.log10_lower):
+        return f"{above}; {_UNDERFLOW}" if above else _UNDERFLOW
+    return above
+
+
+def _why_no_upper(measure: Measure) -> str | None:
+    if not math.isfinite(measure.upper):
+        return _OVERFLOW if measure.is_finite else _NO_BOUND
+    return _NAUGHT if measure.log10_upper == -math.inf else None
+
+
 def _layer(layer: LayerResult) -> Json:
+    found = _numbers(layer)
+    missing = {key: _MISSING[key] for key in _MISSING if found[key] is None}
+    for key in _OF_SPECTRUM:
+        if found[key] is None:
+            missing[key] = _NOT_FINITE if layer.spectrum else _MISSING["spectrum"]
+    return {**found, "missing": missing}
+
+
+def _numbers(layer: LayerResult) -> Json:
     spectrum = layer.spectrum
     return {
         "name": layer.name,
@@ -156,13 +242,13 @@ def _layer(layer: LayerResult) -> Json:
         "geometry": dict(layer.geometry),
         "in_shape": list(layer.in_shape) if layer.in_shape is not None else None,
         "out_shape": list(layer.out_shape) if layer.out_shape is not None else None,
-        "norm": _measure(layer.norm),
+        "norm": measure_document(layer.norm),
         "reshaped_norm": _number(layer.reshaped_norm),
         "power_iteration": _number(layer.power_iteration),
         "expected_stretch": _number(layer.expected_stretch),
         "frobenius": _number(layer.frobenius),
-        "stable_rank": spectrum.stable_rank if spectrum else None,
-        "entropy_rank": spectrum.entropy_rank if spectrum else None,
+        "stable_rank": _number(spectrum.stable_rank) if spectrum else None,
+        "entropy_rank": _number(spectrum.entropy_rank) if spectrum else None,
         "numerical_rank": spectrum.numerical_rank if spectrum else None,
         "log_share": _number(layer.log_share),
         "tied_with": layer.tied_with or None,
@@ -186,6 +272,10 @@ def _spectrum(spectrum: SpectrumSummary) -> Json:
         "tolerance": _number(spectrum.tolerance),
         "at_least_one": spectrum.at_least_one,
         "quantiles": list(spectrum.quantiles),
+        "curve": {
+            "ranks": [rank for rank, _ in spectrum.curve],
+            "values": [_number(value) for _, value in spectrum.curve],
+        },
     }
 
 
@@ -204,6 +294,7 @@ def _bound(bound: Bound) -> Json:
         "upper": _number(bound.measure.upper),
         "log10_upper": _number(bound.measure.log10_upper),
         "rigor": bound.measure.rigor.label,
+        "reason": _why_no_upper(bound.measure),
         "assumptions": list(bound.assumptions),
         "reasons": list(bound.reasons),
         "factors": [_factor(factor) for factor in bound.factors],
@@ -214,9 +305,9 @@ def _factor(factor: Factor) -> Json:
     return {
         "name": factor.name,
         "kind": factor.kind,
-        "gain": _measure(factor.gain),
-        "running": _measure(factor.running),
-        "remaining": _measure(factor.remaining),
+        "gain": measure_document(factor.gain),
+        "running": measure_document(factor.running),
+        "remaining": measure_document(factor.remaining),
         "expected": _number(factor.expected),
         "typical": _number(factor.typical),
         "typical_back": _number(factor.typical_back),
@@ -225,7 +316,7 @@ def _factor(factor: Factor) -> Json:
 
 def _headline(headline: Headline) -> Json:
     return {
-        **_measure(headline.measure),
+        **measure_document(headline.measure),
         "certified": headline.certified,
         "reasons": list(headline.reasons),
     }
@@ -243,15 +334,35 @@ def _finding(finding: Finding) -> Json:
     }
 
 
+def _failure(failure: Failure) -> Json:
+    return {
+        "path": failure.path,
+        "slug": failure.slug,
+        "cause": failure.cause,
+        "hint": failure.hint or None,
+        "exit_code": failure.exit_code,
+    }
+
+
 def _change(change: Change) -> Json:
     return {
         "name": change.name,
         "kind": change.kind,
         "tensors": list(change.tensors),
-        "before": _measure(change.before),
-        "after": _measure(change.after),
+        "before": measure_document(change.before),
+        "after": measure_document(change.after),
+        "limit": change.limit,
         "relative_change": _number(change.relative_change),
+        "least_change": change.least_change,
         "reason": change.reason or None,
+    }
+
+
+def _bound_change(change: BoundChange) -> Json:
+    return {
+        "limit": change.limit,
+        "before": measure_document(change.before),
+        "after": measure_document(change.after),
     }
 
 

@@ -1,6 +1,5 @@
 """The table: the report as a person reads it in a terminal."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -8,11 +7,13 @@ from lipaudit.enclosure import Rigor
 from lipaudit.report import numbers
 from lipaudit.report.base import Canvas, Choice, Reporter, register
 from lipaudit.report.bound_table import draw_bound
+from lipaudit.report.choices import chosen
 from lipaudit.report.clip_table import clip
 from lipaudit.report.marks import marked
 from lipaudit.report.page import Page
+from lipaudit.report.plot import draw_spectra
 from lipaudit.report.skips import draw_skips
-from lipaudit.report.text import safe, short
+from lipaudit.report.text import DATA_LIMIT, safe, short
 from lipaudit.results import (
     LayerResult,
     Measure,
@@ -26,8 +27,6 @@ _LEGEND = {
     Rigor.ESTIMATED: "? estimated",
 }
 _BAR_WIDTH = 8
-_GAP = 3  # padding on both sides and the separator
-_NARROW = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,7 @@ _COLUMNS = (
     Column("σ≥1", lambda x: _rank(x, "one"), 11),
     Column("share", lambda x: numbers.percent(x.log_share), 1),
 )
+_BAR_PRIORITY = 5
 
 
 def audit(report: Report, verdict: Verdict, canvas: Canvas, choice: Choice) -> str:
@@ -63,7 +63,7 @@ def audit(report: Report, verdict: Verdict, canvas: Canvas, choice: Choice) -> s
     page = Page(canvas)
     for model in report.models:
         _draw_model(page, model, choice)
-    _draw_verdict(page, verdict)
+    _draw_verdict(page, report, verdict)
     return page.text()
 
 
@@ -71,10 +71,12 @@ def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
     page.say(safe(model.path), bold=True)
     parameters = sum(layer.parameters for layer in model.layers if not layer.tied_with)
     page.say(
-        f"{model.format}, {len(model.layers)} layers measured, "
+        f"{safe(model.format)}, {numbers.counted(len(model.layers), 'layer')} measured, "
         f"{numbers.count(parameters)} parameters, layer graph {model.topology}"
     )
-    shapes = ", ".join(f"{safe(name)} {numbers.shape(s)}" for name, s in model.input_shapes.items())
+    shapes = ", ".join(
+        f"{short(name, 48)} {numbers.shape(s)}" for name, s in model.input_shapes.items()
+    )
     source = {"file": "from the file", "command line": "as asked"}.get(model.input_shape_source, "")
     page.say(f"input: {shapes} ({source})" if shapes else "input: any size")
     for alarm in model.alarms:
@@ -83,6 +85,8 @@ def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
         draw_bound(page, model, model.bound)
     else:
         _draw_layers(page, model, choice)
+    if choice.plot:
+        draw_spectra(page, chosen(model.layers, choice))
     draw_skips(page, model.skipped)
     for note in model.notes:
         page.say(f"note: {safe(note)}")
@@ -90,25 +94,27 @@ def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
 
 
 def _draw_layers(page: Page, model: ModelReport, choice: Choice) -> None:
-    layers = _chosen(model.layers, choice)
+    layers = chosen(model.layers, choice)
     if not layers:
         return
-    columns = _fitting(page.canvas, layers)
-    titles = tuple(column.title for column in columns)
-    rows = [[short(column.cell(layer), page.name_limit) for column in columns] for layer in layers]
     largest = max((abs(layer.log_share or 0.0) for layer in layers), default=0.0)
-    if page.canvas.width >= _NARROW and largest > 0:
-        titles = (*titles, "")
-        rows = [
-            [*row, _bar(layer.log_share or 0.0, largest)]
-            for row, layer in zip(rows, layers, strict=True)
-        ]
-    page.table(titles, rows, right={at for at, column in enumerate(columns) if column.right})
+    page.table(
+        (*(column.title for column in _COLUMNS), ""),
+        [
+            (
+                *(short(column.cell(layer), page.name_limit) for column in _COLUMNS),
+                _bar(layer.log_share or 0.0, largest),
+            )
+            for layer in layers
+        ],
+        right={at for at, column in enumerate(_COLUMNS) if column.right},
+        priorities=(*(column.priority for column in _COLUMNS), _BAR_PRIORITY),
+    )
     hidden = len(model.layers) - len(layers)
     if hidden:
         page.say(f"{hidden} more layers not shown")
-    total = sum(layer.norm.log10_upper for layer in model.layers)
-    page.say(f"product of all norms ≤ {_power_of_ten(total)}")
+    product = numbers.product_of_uppers([layer.norm for layer in model.layers])
+    page.say(f"product of all norms ≤ {product}")
     _draw_legend(page, [layer.norm for layer in model.layers])
     if any(layer.spectrum and layer.spectrum.rigor < Rigor.PROVED for layer in layers):
         page.say("some ranks rest on values that are computed, not proved; --svd proves them")
@@ -124,14 +130,17 @@ def _draw_layers(page: Page, model: ModelReport, choice: Choice) -> None:
         page.say("the largest singular values of what is too large stand, from below, in -f json")
 
 
-def _draw_verdict(page: Page, verdict: Verdict) -> None:
+def _draw_verdict(page: Page, report: Report, verdict: Verdict) -> None:
+    for failure in report.failures:
+        page.say(f"no report: {short(failure.path)}: {short(failure.cause, DATA_LIMIT)}")
     for finding in verdict.findings:
-        where = f" {short(finding.where)}" if finding.where else ""
-        measured = ""
-        if finding.measured is not None:
-            log10 = math.log10(finding.measured) if finding.measured > 0 else -math.inf
-            measured = f" ({numbers.upper(finding.measured, log10)})"
-        page.say(f"{finding.rule} {finding.severity}{where}: {safe(finding.message)}{measured}")
+        # With one model there is no doubt which is meant.
+        model = f" {short(finding.model)}" if len(report.models) > 1 else ""
+        where = f"{model} {short(finding.where)}" if finding.where else model
+        measured = numbers.measured(finding.measured)
+        told = f" ({measured})" if measured else ""
+        message = short(finding.message, DATA_LIMIT)
+        page.say(f"{safe(finding.rule)} {finding.severity}{where}: {message}{told}")
     if verdict.passed is not None:
         page.say("gate: passed" if verdict.passed else "gate: NOT passed", bold=True)
 
@@ -145,40 +154,9 @@ def _draw_legend(page: Page, measures: Iterable[Measure]) -> None:
             page.say(meaning)
 
 
-def _chosen(layers: Sequence[LayerResult], choice: Choice) -> list[LayerResult]:
-    orders: dict[str, Callable[[LayerResult], object]] = {
-        "name": lambda x: x.name,
-        "norm": lambda x: -x.norm.log10_upper,
-        "share": lambda x: -(x.log_share or 0.0),
-        "size": lambda x: -x.parameters,
-        "kind": lambda x: (x.kind, x.name),
-    }
-    shown = list(layers)
-    if choice.sort in orders:
-        shown.sort(key=orders[choice.sort])  # type: ignore[arg-type]  # each key orders itself
-    return shown[: choice.top] if choice.top is not None else shown
-
-
-def _fitting(canvas: Canvas, layers: Sequence[LayerResult]) -> list[Column]:
-    """Return the columns that fit side by side, the least important ones left out."""
-    limit = max(canvas.width // 3, 12)
-
-    def width(column: Column) -> int:
-        cells = [len(short(column.cell(layer), limit)) for layer in layers]
-        return max([len(column.title), *cells]) + _GAP
-
-    kept = list(_COLUMNS)
-    room = canvas.width - (_BAR_WIDTH + _GAP if canvas.width >= _NARROW else 0)
-    empty = [column for column in kept if all(column.cell(layer) in {"", "-"} for layer in layers)]
-    kept = [column for column in kept if column not in empty]
-    while len(kept) > 2 and sum(map(width, kept)) > room:
-        kept.remove(max(kept, key=lambda column: column.priority))
-    return kept
-
-
 def _bar(share: float, largest: float) -> str:
     """Draw a share as a bar; shrinking layers (a negative logarithm) as a dotted one."""
-    length = round(abs(share) / largest * _BAR_WIDTH)
+    length = round(abs(share) / largest * _BAR_WIDTH) if largest else 0
     return ("█" if share >= 0 else "·") * max(length, 1 if share else 0)
 
 
@@ -223,11 +201,6 @@ def _tolerance(layers: Sequence[LayerResult]) -> str:
     spectra = [layer.spectrum for layer in layers if layer.spectrum and layer.spectrum.quantiles]
     shares = (x.tolerance / x.quantiles[0] for x in spectra if x.quantiles[0] > 0)
     return f"{max(shares, default=0.0):.0e}"
-
-
-def _power_of_ten(log10: float) -> str:
-    # The sum of logarithms is off by far less than 1e-9.
-    return numbers.upper(10 ** (log10 + 1e-9) if log10 < 300 else math.inf, log10 + 1e-9)
 
 
 register(Reporter("table", "tables for the terminal", audit, clip))
