@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 MODELS := sample_models/built
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo models lint format test slow readme bench clean
+.PHONY: help install demo models lint format test browser test-browser slow readme bench clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## make the virtual environment and install lipaudit into it
 
@@ -42,6 +42,12 @@ format: install ## let ruff rewrite what it can
 
 test: install ## the whole suite, on two processes
 	$(BIN)/python -m pytest -q -n 2
+
+browser: ## install Debian's chromium, which `make test-browser` drives (needs root and a network)
+	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
+
+test-browser: install ## the HTML report in a headless chromium; skipped where there is none
+	$(BIN)/python -m pytest -q -m browser
 
 slow: install ## the tests on large models, which take minutes
 	$(BIN)/python -m pytest -q -n 2 -m slow

@@ -27,6 +27,23 @@ def two_liner(kernel: torch.Tensor, size: int) -> Floats:
     return np.linalg.svd(transforms, compute_uv=False)
 
 
+def clip_operator_norm(kernel: Floats, input_shape: tuple[int, int], clip_to: float) -> Floats:
+    """Return a kernel (k, k, m, m) after one pair of projections.
+
+    Sedghi, Gupta & Long 2019, appendix A: the paper's own function.
+    """
+    coefficients = np.fft.fft2(kernel, input_shape, axes=(0, 1))
+    U, D, V = np.linalg.svd(coefficients, compute_uv=True, full_matrices=False)
+    D_clipped = np.minimum(D, clip_to)
+    if kernel.shape[2] > kernel.shape[3]:
+        clipped = np.matmul(U, D_clipped[..., None] * V)
+    else:
+        clipped = np.matmul(U * D_clipped[..., None, :], V)
+    found = np.fft.ifft2(clipped, axes=(0, 1)).real
+    cut: Floats = found[np.ix_(*[range(d) for d in kernel.shape])]
+    return cut
+
+
 def torch_svd(kernel: torch.Tensor, size: int) -> torch.Tensor:
     """Return the same values by the same method in torch, on the device of the kernel."""
     transforms = torch.fft.fft2(kernel, s=(size, size)).permute(2, 3, 0, 1)

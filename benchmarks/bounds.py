@@ -115,6 +115,17 @@ def markdown(rows: list[Row]) -> str:
 
 def _networks(models: Path | None) -> dict[str, Model]:
     """Return the networks by name; without a folder of models one with random weights."""
+    net, name = trained_resnet20(models)
+    found = {name: lipaudit.load(net, input_shape=(3, 32, 32))}
+    if models is not None:
+        found |= {
+            path: lipaudit.load(str(models / path)) for path in _DENSE if (models / path).is_file()
+        }
+    return found
+
+
+def trained_resnet20(models: Path | None) -> tuple[ResNet20, str]:
+    """Return the network, with trained weights where there are any, and what to call it."""
     net = ResNet20()
     trained = models / _TRAINED if models is not None else None
     if trained is not None and trained.is_file():
@@ -126,13 +137,9 @@ def _networks(models: Path | None) -> dict[str, Model]:
             if key.endswith(f"module.{name}")
         }
         net.load_state_dict(state, strict=False)
-    name = "ResNet-20, 32x32, " + ("trained" if trained is not None else "random")
-    found = {name: lipaudit.load(net.eval(), input_shape=(3, 32, 32))}
-    if models is not None:
-        found |= {
-            path: lipaudit.load(str(models / path)) for path in _DENSE if (models / path).is_file()
-        }
-    return found
+    known = trained is not None and trained.is_file()
+    net.eval()
+    return net, "ResNet-20, 32x32, " + ("trained" if known else "random")
 
 
 def _measured(name: str, model: Model, options: Options) -> Row:

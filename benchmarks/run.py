@@ -19,11 +19,13 @@ from typing import Any
 
 import audits
 import bounds
+import clips
 import figure1
 import norms
 import peers
 import plot
 import report
+import rewrites
 from cases import Options
 
 _HERE = Path(__file__).resolve().parent
@@ -46,6 +48,8 @@ _BENCHMARKS = {
     "norms": Benchmark(norms.TITLE, norms.Row, norms.measure, norms.markdown),
     "networks": Benchmark(audits.TITLE, audits.Row, audits.measure, audits.markdown),
     "bounds": Benchmark(bounds.TITLE, bounds.Row, bounds.measure, bounds.markdown),
+    "clip": Benchmark(clips.TITLE, clips.Row, clips.measure, clips.markdown),
+    "rewrites": Benchmark(rewrites.TITLE, rewrites.Row, rewrites.measure, rewrites.markdown),
     "peers": Benchmark(peers.TITLE, peers.Row, peers.measure, peers.markdown),
 }
 

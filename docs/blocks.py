@@ -7,19 +7,25 @@ A block stands between `<!-- block: NAME -->` and `<!-- end -->`.
 """
 
 import argparse
+import contextlib
 import inspect
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from lipaudit.analysis.bounds.catalog import registered as methods
 from lipaudit.cli import app
 from lipaudit.errors import ExitCode
 from lipaudit.formats.catalog import registered
+from lipaudit.gates.catalog import INFOS
 from lipaudit.layers.catalog import all_kinds
+from lipaudit.report.catalog import NAMES, REPORTERS
 
 BLOCK = re.compile(r"(<!-- block: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
@@ -71,6 +77,12 @@ def method_table() -> str:
     return f"| method | what it multiplies and adds |\n|---|---|\n{rows}"
 
 
+def rule_table() -> str:
+    """Return the table of the rules."""
+    rows = "".join(f"| {info.id} | {info.summary} |\n" for info in INFOS)
+    return f"| rule | what is wrong |\n|---|---|\n{rows}"
+
+
 def bound_help() -> str:
     """Return what `lipaudit bound --help` prints."""
     runner = CliRunner().invoke(app, ["bound", "--help"], prog_name="lipaudit")
@@ -83,12 +95,35 @@ def format_table() -> str:
     return f"| format | usual suffixes |\n|---|---|\n{rows}"
 
 
+def report_table() -> str:
+    """Return the table of report formats."""
+    rows = "".join(f"| {name} | {REPORTERS[name].summary} |\n" for name in NAMES)
+    return f"| `-f` | what it is |\n|---|---|\n{rows}"
+
+
+def example() -> str:
+    """Return what `lipaudit inspect` prints of the model of the README's first section."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[3.0, 1.0], [1.0, 2.0], [0.0, -1.0]]))
+        net[2].weight.copy_(torch.tensor([[1.0, -2.0, 0.5]]))
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("models").mkdir()
+        torch.save(net, "models/net.pt")
+        runner = CliRunner(env={"COLUMNS": "100", "PYTHONUTF8": "1"})
+        output = runner.invoke(app, ["inspect", "models/net.pt"]).output
+    return f"```\n{output.strip()}\n```\n"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "example": example,
     "help": help_text,
     "exit-codes": exit_codes,
     "layers": layer_table,
     "formats": format_table,
     "methods": method_table,
+    "rules": rule_table,
+    "reports": report_table,
     "bound-help": bound_help,
 }
 

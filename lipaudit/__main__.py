@@ -13,7 +13,9 @@ from lipaudit.errors import ExitCode, LipauditError, UsageError
 
 def main() -> None:
     """Run the command line and exit."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     code = _run()
     if code == ExitCode.INTERRUPTED:
         # Threads may be deep inside LAPACK; an ordinary exit would wait for them.
@@ -48,6 +50,11 @@ def _unexpected(error: Exception) -> int:
     message = getattr(error, "format_message", None)
     if message is not None:  # click's usage errors say what is wrong with the command line
         streams.complain(UsageError(message(), slug="usage", hint="see --help"))
+        return int(ExitCode.ERROR)
+    if isinstance(error, ImportError) and not (error.name or "").startswith("lipaudit"):
+        cause = f"{error.name or 'a library'} cannot be imported: {error}"
+        hint = "install lipaudit and torch anew, into one environment"
+        streams.complain(UsageError(cause, slug="installation", hint=hint))
         return int(ExitCode.ERROR)
     traceback.print_exc()
     sys.stderr.write("lipaudit: internal error: this is a bug in lipaudit; please report it\n")

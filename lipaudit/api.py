@@ -6,26 +6,37 @@ the one it is told to.
 """
 
 import platform
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from lipaudit import device as devices
-from lipaudit.analysis import audit, clipping, shapes
-from lipaudit.analysis.layerwise import Measured, Progress, Wish
+from lipaudit.analysis import audit, shapes
+from lipaudit.analysis.clipping.limits import Limits
+from lipaudit.analysis.clipping.weights import Method
+from lipaudit.analysis.layerwise import Keep, Progress, Wish
 from lipaudit.analysis.query import Query, Ranges
 from lipaudit.analysis.samples import load_samples
 from lipaudit.analysis.shapes import InputShape
 from lipaudit.device import Warn, ignore
-from lipaudit.errors import NotCertified, UsageError
-from lipaudit.formats import atomic, detect, live
+from lipaudit.errors import UsageError
+from lipaudit.formats import detect, live
+from lipaudit.formats.spectra_file import unique
+from lipaudit.gates import clip_limits, config_file, orders
+from lipaudit.gates.config import Config
+from lipaudit.gates.judge import judge
+from lipaudit.gates.orders import Order as Check
 from lipaudit.graph.model import Model
-from lipaudit.results import ClipReport, Report, Skipped, Tool
+from lipaudit.layers.declared import declare
+from lipaudit.operators.spectrum import Floats, Spectrum
+from lipaudit.results import ClipReport, Report, Tool, Verdict
+from lipaudit.rewriting import Order, Place, rewrite
 from lipaudit.version import __version__
 
 Source = str | Path | torch.nn.Module | Model
-_ATTEMPTS = 12
 
 
 def load(source: Source, *, input_shape: InputShape = None, model: str | None = None) -> Model:
@@ -56,6 +67,7 @@ def inspect(
     power_steps: int | None = None,
     device: str = "auto",
     max_memory: int | None = None,
+    keep: Keep | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
 ) -> Report:
@@ -63,11 +75,12 @@ def inspect(
 
     `layers` is a glob of names. `by_svd` decomposes and proves every spectrum that fits the
     memory, whatever it costs. `padding="circular"` measures every convolution as the circular
-    one of its input's size. `power_steps` adds what so many steps of power iteration say.
+    one of its input's size. `power_steps` adds what so many steps of power iteration say. `keep`
+    is called with every layer's name and whole spectrum, of which the report holds a summary.
     """
     if padding not in {"own", "circular"}:
         raise UsageError(f"no padding {padding!r}", slug="padding", hint="own or circular")
-    wish = Wish(layers, padding == "circular", power_steps)
+    wish = Wish(layers, padding == "circular", power_steps, keep)
     compute = devices.choose(
         device, max_memory=max_memory, full_spectra=spectra, by_svd=by_svd, warn=warn
     )
@@ -86,6 +99,45 @@ def inspect(
     )
 
 
+def spectra(
+    source: Source,
+    *,
+    input_shape: InputShape = None,
+    model: str | None = None,
+    layers: str | None = None,
+    by_svd: bool = False,
+    padding: str = "own",
+    device: str = "auto",
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+    warn: Warn = ignore,
+) -> dict[str, Floats]:
+    """Return all computed singular values, largest first, as float64 arrays by layer name.
+
+    The arguments are those of `inspect`. A layer whose spectrum is out of reach is missing; a
+    name that occurs again gets a number, as in "conv (2)".
+    """
+    found: dict[str, Floats] = {}
+
+    def keep(name: str, spectrum: Spectrum) -> None:
+        found[unique(name, found)] = spectrum.values
+
+    inspect(
+        source,
+        input_shape=input_shape,
+        model=model,
+        layers=layers,
+        by_svd=by_svd,
+        padding=padding,
+        device=device,
+        max_memory=max_memory,
+        keep=keep,
+        progress=progress,
+        warn=warn,
+    )
+    return found
+
+
 def bound(
     *sources: Source,
     input_shape: InputShape = None,
@@ -98,6 +150,7 @@ def bound(
     data: str | Path | None = None,
     eps: tuple[float, ...] = (),
     limit: float | None = None,
+    spectra: bool = False,
     device: str = "auto",
     max_memory: int | None = None,
     progress: Progress | None = None,
@@ -111,6 +164,7 @@ def bound(
     floating type on inputs of such a norm. `data` is an .npy or .npz file of inputs (and labels):
     where the lower bound starts, certified radii, the typical stretch of each layer; `eps` asks
     for the certified accuracy at these distances. `limit` asks what would bring the bound there.
+    `spectra` adds the layers' singular values, batch norms folded in; the bound needs none.
     """
     spans = {"": input_range} if isinstance(input_range, tuple) else dict(input_range or {})
     query = Query(
@@ -122,6 +176,7 @@ def bound(
         samples=None if data is None else load_samples(data),
         distances=eps,
         limit=limit,
+        spectra=spectra,
     )
     query.check()
     compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
@@ -140,12 +195,73 @@ def bound(
     )
 
 
+def examine(
+    order: Check,
+    *,
+    spectra: bool = False,
+    device: str = "auto",
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+    warn: Warn = ignore,
+) -> Report:
+    """Audit one model as a config asks: its layers as stored, and its bound where it is gated."""
+    settings = order.settings
+    compute = devices.choose(device, max_memory=max_memory, full_spectra=spectra, warn=warn)
+    shape = settings.input_shape
+    source = declare(
+        load(order.path, input_shape=shape, model=settings.model), settings.constants or {}
+    )
+    if not order.needs_bound:
+        report = audit.inspect(source, compute, input_shape=shape, progress=progress)
+        return Report(_tool(compute), (replace(report, path=order.path),))
+    query = Query(
+        ranges=settings.input_range or {},
+        executed=settings.executed,
+        radius=settings.input_radius,
+        limit=settings.max_bound,
+        spectra=spectra,
+    )
+    query.check()
+    report = audit.check(source, compute, input_shape=shape, query=query, progress=progress)
+    return Report(_tool(compute), (replace(report, path=order.path),))
+
+
+def check(
+    config: str | Path | None = None,
+    *paths: str | Path,
+    progress: Progress | None = None,
+    warn: Warn = ignore,
+) -> tuple[Report, Verdict]:
+    """Hold the models of a config (the nearest one) against its limits, as `lipaudit check` does.
+
+    With `paths`, only these. The first model that cannot be read raises its error.
+    """
+    settings = config_file.load(None if config is None else str(config)) or Config()
+    work = orders.orders(settings, paths=[str(path) for path in paths])
+    reports = [
+        examine(
+            order,
+            device=settings.device or "auto",
+            max_memory=settings.max_memory,
+            progress=progress,
+            warn=warn,
+        )
+        for order in work
+    ]
+    report = replace(reports[0], models=tuple(one for each in reports for one in each.models))
+    return report, judge(report, {order.path: order.policy for order in work})
+
+
 def clip(
     source: str | Path | Model,
     *,
-    to: float,
     output: str | Path,
+    to: float | None = None,
+    bound: float | None = None,
+    limits: str | Path | Mapping[str, float] | None = None,
+    method: str = "project",
     layers: str | None = None,
+    fold_bn: bool = False,
     input_shape: InputShape = None,
     model: str | None = None,
     force: bool = False,
@@ -155,51 +271,51 @@ def clip(
     progress: Progress | None = None,
     warn: Warn = ignore,
 ) -> ClipReport:
-    """Write a copy of the checkpoint in which every layer's proved norm is at most `to`.
+    """Write a copy of the checkpoint whose layers, or which as a whole, provably meet limits.
 
-    The copy is staged, read back and measured; only if every clipped layer is then proved to
-    meet the limit does it take its place. With `dry_run` it is measured and thrown away.
+    `to` is a limit for the norm of every layer, `limits` one for each glob of names (or a TOML
+    file of them), `bound` one for the Lipschitz bound of the whole network; `layers` says which
+    layers may change. `method` is "project" (the nearest weights), "scale", or "sedghi" (the
+    paper's single pass, which may miss the limit: see `ClipReport.met`). With `fold_bn` a
+    convolution and the batch norm after it are one layer.
+
+    The copy is staged, read back and measured; only if everything is then proved does it take its
+    place. With `dry_run` it is measured and thrown away.
     """
-    clipping.check_limit(to)
-    compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
-    checkpoint = load(source, input_shape=input_shape, model=model)
-    form = detect.format_of(checkpoint)
-    target = Path(output)
-
-    def measure(candidate: Model) -> tuple[Measured, ...]:
-        return audit.measure(
-            candidate, compute, input_shape=input_shape, wish=Wish(layers), progress=progress
-        )
-
-    before = measure(checkpoint)
-    plan = clipping.plan(checkpoint, before, to)
-    with atomic.staged(
-        target, originals=checkpoint.files, force=force, may_write=not dry_run
-    ) as stage:
-        for attempt in range(_ATTEMPTS):
-            stage.write(form.changed(checkpoint, clipping.patch(checkpoint, plan)))
-            after = measure(load(stage.main, input_shape=input_shape, model=model))
-            if clipping.holds(plan, after):
-                break
-            plan = clipping.tightened(plan, after, attempt)
-        else:
-            raise NotCertified(
-                f"no scaling within the file's dtype was proved to meet {to:g}",
-                slug="clip-dtype",
-                path=checkpoint.path,
-            )
-        if not dry_run:
-            stage.commit(originals=checkpoint.files, force=force)
-    return ClipReport(
-        path=checkpoint.path,
-        output=str(target),
-        limit=to,
-        method="scale",
-        changes=clipping.changes(plan, before, after),
-        skipped=tuple(Skipped(u.name, u.kind, u.slug, u.reason) for u in checkpoint.unread),
-        notes=checkpoint.notes,
-        written=not dry_run,
+    order = Order(
+        _limits(to, limits, layers),
+        bound,
+        _method(method),
+        folded=fold_bn or bound is not None,
+        input_shape=input_shape,
     )
+    order.check()
+    compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
+    return rewrite(
+        load(source, input_shape=input_shape, model=model),
+        order,
+        Place(Path(output), force=force, written=not dry_run),
+        reload=lambda path: load(path, input_shape=input_shape, model=model),
+        compute=compute,
+        progress=progress,
+    )
+
+
+def _limits(
+    to: float | None, stated: str | Path | Mapping[str, float] | None, only: str | None
+) -> Limits:
+    if stated is None or isinstance(stated, Mapping):
+        return Limits(to, dict(stated or {}), only)
+    general, by_glob = clip_limits.read(str(stated))
+    return Limits(general if to is None else to, by_glob, only)
+
+
+def _method(name: str) -> Method:
+    if name not in set(Method):
+        raise UsageError(
+            f"no method {name!r}", slug="clip-method", hint=f"there are {', '.join(Method)}"
+        )
+    return Method(name)
 
 
 def _tool(compute: devices.Compute) -> Tool:

@@ -22,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
     for path in (ROOT / "lipaudit").rglob("*"):
-        if path.suffix in {".py", ".typed"}:
+        if path.suffix in {".py", ".typed", ".json"}:
             copy = source / path.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
@@ -35,7 +35,7 @@ def test_every_module_is_inside(wheel: zipfile.ZipFile) -> None:
     expected = {str(p.relative_to(ROOT)) for p in (ROOT / "lipaudit").rglob("*.py")}
     inside = {name for name in wheel.namelist() if name.endswith(".py")}
     assert inside == expected
-    assert "lipaudit/py.typed" in wheel.namelist()
+    assert {"lipaudit/py.typed", "lipaudit/report/schema.json"} <= set(wheel.namelist())
 
 
 def test_the_command_is_announced(wheel: zipfile.ZipFile) -> None:

@@ -4,9 +4,19 @@ A command is one file, which adds itself to the application. Nothing heavy is im
 a command runs, so that `--help` and errors are instant.
 """
 
-from lipaudit.cli import inspect, bound, clip  # isort: skip - the order of `--help`
+from lipaudit.cli import (  # isort: skip - the order of `--help`
+    inspect,
+    bound,
+    clip,
+    check,
+    diff,
+    explain,
+    rules,
+    schema,
+    doctor,
+)
 from lipaudit.cli.app import app
 
-COMMANDS = (inspect, bound, clip)
+COMMANDS = (inspect, bound, clip, check, diff, explain, rules, schema, doctor)
 
 __all__ = ["COMMANDS", "app"]

@@ -1,9 +1,11 @@
 """The application: what `lipaudit` is called with, before any command."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lipaudit.errors import UsageError
 from lipaudit.version import __version__
 
 app = typer.Typer(
@@ -26,9 +28,18 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def main(
     *,
-    version: Annotated[
+    _version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     """Audit a neural network: exact layer spectra, proved norms, Lipschitz bounds, clipping."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        # The linear algebra below torch ends the process in such a place.
+        raise UsageError(
+            f"the working directory cannot be used: {error.strerror}",
+            slug="folder-gone",
+            hint="cd into a folder that exists",
+        ) from error

@@ -6,46 +6,88 @@ import typer
 
 from lipaudit.cli import options, streams
 from lipaudit.cli.app import app
+from lipaudit.cli.meter import meter
+from lipaudit.errors import ExitCode
+
+OutputFile = Annotated[
+    str, typer.Option("-o", "--output", metavar="OUT", help="The new file or folder.")
+]
+To = Annotated[float | None, typer.Option("--to", metavar="C", help="Largest norm of any layer.")]
+Bound = Annotated[
+    float | None,
+    typer.Option(
+        metavar="B",
+        help="Largest bound of the whole network; the layers' limits are chosen for the "
+        "least change. Folds batch norms.",
+    ),
+]
+LimitsFile = Annotated[
+    str | None, typer.Option(metavar="FILE.toml", help="Limits of single layers, by glob.")
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        metavar="project|scale|sedghi",
+        help="The nearest weights; the weights times a number; the paper's single pass, "
+        "which may miss the limit (exit 1).",
+    ),
+]
+FoldBn = Annotated[
+    bool, typer.Option("--fold-bn", help="Take a layer and the batch norm after it as one.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Measure the clipped copy, and throw it away.")
+]
 
 
 @app.command(epilog="Example: lipaudit clip model.pt --to 1.0 -o clipped.pt")
 def clip(
     path: Annotated[str, typer.Argument(metavar="PATH", help="Model file or folder.")],
     *,
-    to: Annotated[float, typer.Option("--to", metavar="C", help="Largest norm of any layer.")],
-    output: Annotated[
-        str, typer.Option("-o", "--output", metavar="OUT", help="The new file or folder.")
-    ],
+    output: OutputFile,
+    to: To = None,
+    bound: Bound = None,
+    limits: LimitsFile = None,
+    method: Method = "project",
+    fold_bn: FoldBn = False,
     layers: options.Layers = None,
     input_shape: options.InputShape = None,
     model: options.Model = None,
     force: options.Force = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Measure the clipped copy, and throw it away.")
-    ] = False,
+    dry_run: DryRun = False,
     report_format: options.Format = "table",
+    reports: options.Reports = None,
+    github_summary: options.GithubSummary = False,
     device: options.Device = "auto",
     max_memory: options.Memory = None,
 ) -> None:
-    """Write a copy in which every layer's proved norm is at most C."""
+    """Write a copy whose layers, or which as a whole, provably meet a limit."""
     from lipaudit import api  # noqa: PLC0415 - torch is imported only when a command runs
-    from lipaudit.report.catalog import REPORTERS  # noqa: PLC0415 - the same
+    from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - the same
 
-    streams.check_format(report_format)
-    with streams.progress() as progress, streams.about(path):
+    delivery = Delivery(
+        report_format, None, force, tuple(reports or ()), github_summary, taken=(output,)
+    )
+    delivery.check([path])
+    with meter(1) as shown, streams.about(path):
         report = api.clip(
             path,
-            to=to,
             output=output,
+            to=to,
+            bound=bound,
+            limits=limits,
+            method=method,
             layers=layers,
+            fold_bn=fold_bn,
             input_shape=options.input_shape(input_shape),
             model=model,
             force=force,
             dry_run=dry_run,
             device=device,
             max_memory=options.memory(max_memory),
-            progress=progress,
+            progress=shown.of(path),
             warn=streams.warn,
         )
-    reporter = REPORTERS[report_format]
-    streams.deliver(reporter.clip(report, streams.canvas(to_file=False)), None, force=False)
+    delivery.send([path], lambda reporter, canvas: reporter.clip(report, canvas))
+    if not report.met:
+        raise typer.Exit(int(ExitCode.GATE_FAILED))

@@ -1,14 +1,13 @@
 """Options that several commands share, and how their text is read."""
 
 import math
-import re
 from typing import Annotated
 
 import typer
 
 from lipaudit.errors import UsageError
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+from lipaudit.gates import quantities
+from lipaudit.report.catalog import NAMES
 
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Model files or folders.")]
 InputShape = Annotated[
@@ -34,10 +33,37 @@ Sort = Annotated[
     str, typer.Option(metavar="name|norm|share|size|kind", help="Order of the layers.")
 ]
 Top = Annotated[int | None, typer.Option(min=1, help="Show only the first N layers.")]
+MaxBound = Annotated[
+    float | None, typer.Option("--max", metavar="X", help="Gate: no bound above this.")
+]
+AssumeSequential = Annotated[
+    bool,
+    typer.Option(
+        "--assume-sequential",
+        help="Let the gate accept a chain that was assumed from a bare state dict.",
+    ),
+]
 MaxNorm = Annotated[
     float | None, typer.Option(metavar="X", help="Gate: no layer's norm above this.")
 ]
 Spectra = Annotated[bool, typer.Option("--spectra/--no-spectra", help="Whether to work out ranks.")]
+AddedSpectra = Annotated[
+    bool | None,
+    typer.Option(
+        "--spectra/--no-spectra", help="Whether to work out spectra too; html draws them."
+    ),
+]
+Plot = Annotated[bool, typer.Option("--plot", help="Draw the spectra in the terminal.")]
+Export = Annotated[
+    str | None,
+    typer.Option(metavar="FILE.npz", help="Write all singular values, by layer, as arrays."),
+]
+Plots = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Write every plot as a file into this folder.")
+]
+PlotFormat = Annotated[
+    str, typer.Option("--plot-format", metavar="svg|png", help="Of --plots; png needs matplotlib.")
+]
 BySvd = Annotated[
     bool, typer.Option("--svd", help="Decompose and prove every spectrum, whatever it costs.")
 ]
@@ -54,9 +80,20 @@ PowerSteps = Annotated[
         "--power-iteration", metavar="T", min=0, help="Also show T steps of it: an estimate."
     ),
 ]
-Format = Annotated[str, typer.Option("-f", "--format", metavar="table|json", help="Output format.")]
+Format = Annotated[
+    str, typer.Option("-f", "--format", metavar="FORMAT", help=f"One of {', '.join(NAMES)}.")
+]
 Output = Annotated[
     str | None, typer.Option("-o", "--output", metavar="FILE", help="Write the report here.")
+]
+Reports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--report", metavar="FORMAT=FILE", help="Also write the report like this. Repeatable."
+    ),
+]
+GithubSummary = Annotated[
+    bool, typer.Option("--github-summary", help="Also add it to the job summary of GitHub Actions.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output file.")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to compute.")]
@@ -152,10 +189,10 @@ def memory(text: str | None) -> int | None:
     """Read `500M` or `2GB` as bytes."""
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", text.strip(), re.IGNORECASE)
-    if found is None or float(found[1]) <= 0:
+    amount = quantities.memory(text)
+    if amount is None:
         raise UsageError(f"{text!r} is no amount of memory", slug="memory", hint="write it like 2G")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return amount
 
 
 def limit(value: float | None, name: str) -> float | None:
@@ -163,3 +200,13 @@ def limit(value: float | None, name: str) -> float | None:
     if value is not None and not (value >= 0 and math.isfinite(value)):
         raise UsageError(f"{name} {value} is no limit", slug="limit", hint="give a number >= 0")
     return value
+
+
+def increase(text: str | None) -> float | None:
+    """Read `5%` as 0.05."""
+    share = quantities.percent(text) if text is not None else None
+    if text is not None and share is None:
+        raise UsageError(
+            f"--max-increase {text!r} is no percentage", slug="limit", hint='write it like "5%"'
+        )
+    return share

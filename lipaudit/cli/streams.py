@@ -2,10 +2,8 @@
 
 import contextlib
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +13,15 @@ from lipaudit.errors import ExitCode, LipauditError, UsageError, WriteRefused
 from lipaudit.report.text import safe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import TextIO
 
     from lipaudit.report.base import Canvas
 
-_DEFAULT_WIDTH = 100
+_PIPE_WIDTH = 120
+"""Columns for a reader that is no terminal."""
+_FILE_WIDTH = 140
+_COERCED = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
+_ASCII_LOCALES = frozenset({"C", "POSIX"})
 
 
 def complain(error: LipauditError) -> None:
@@ -33,60 +35,43 @@ def warn(text: str) -> None:
 
 
 def canvas(*, to_file: bool) -> "Canvas":
-    """Find out what stdout can show."""
+    """Find out what the reader of the report can show."""
     from lipaudit.report.base import Canvas  # noqa: PLC0415 - keeps `--help` instant
 
-    terminal = sys.stdout.isatty() and not to_file
+    folder = str(Path.cwd())
+    if to_file:
+        return Canvas(width=_FILE_WIDTH, folder=folder)
     encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
-    width = int(os.environ.get("COLUMNS") or 0)
-    if width <= 0:
-        width = shutil.get_terminal_size((_DEFAULT_WIDTH, 24)).columns
     return Canvas(
-        width=width,
-        colour=terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
-        unicode=to_file or encoding.startswith("utf"),
+        width=_width(os.environ),
+        colour=is_terminal(sys.stdout) and not os.environ.get("NO_COLOR"),
+        unicode=encoding.startswith("utf") and not _asks_for_ascii(os.environ),
+        folder=folder,
     )
 
 
-def deliver(text: str, output: str | None, *, force: bool) -> None:
-    """Print a report, or write it to a file that appears whole."""
-    if output is None:
-        try:
-            sys.stdout.write(text if text.endswith("\n") else text + "\n")
-            sys.stdout.flush()
-        except BrokenPipeError:
-            raise typer.Exit(silence_broken_pipe()) from None
-        return
-    target = Path(output)
-    if os.path.lexists(target) and not force:
-        raise WriteRefused(
-            "exists already", slug="write-exists", path=output, hint="use --force to replace it"
-        )
+def to_stdout(text: str) -> None:
+    """Print data; end quietly if nobody reads it, with an error line if it cannot be kept."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".lipaudit-", dir=target.absolute().parent)
-        staged = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-                out.write(text if text.endswith("\n") else text + "\n")
-                out.flush()
-                os.fsync(out.fileno())
-            staged.chmod(0o666 & ~_umask())
-            staged.replace(target)
-        finally:
-            staged.unlink(missing_ok=True)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise typer.Exit(silence_broken_pipe()) from None
     except OSError as error:
-        cause = f"cannot be written: {error.strerror or error}"
-        raise WriteRefused(cause, slug="write-failed", path=output) from error
+        silence_broken_pipe()
+        raise WriteRefused(
+            f"cannot be written: {error.strerror or error}",
+            slug="write-failed",
+            path="standard output",
+        ) from error
 
 
 def check_format(name: str) -> None:
     """Refuse an unknown report format before any work is done."""
-    from lipaudit.report.catalog import REPORTERS  # noqa: PLC0415 - keeps `--help` instant
+    from lipaudit.report.catalog import NAMES  # noqa: PLC0415 - keeps `--help` instant
 
-    if name not in REPORTERS:
-        raise UsageError(
-            f"no format {name!r}", slug="format", hint=f"there are {', '.join(REPORTERS)}"
-        )
+    if name not in NAMES:
+        raise UsageError(f"no format {name!r}", slug="format", hint=f"there are {', '.join(NAMES)}")
 
 
 @contextlib.contextmanager
@@ -99,25 +84,6 @@ def about(path: str) -> "Iterator[None]":
         raise
 
 
-@contextlib.contextmanager
-def progress() -> "Iterator[Callable[[str, float, int], None] | None]":
-    """Show which layer is being measured, on a terminal only."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console  # noqa: PLC0415 - keeps `--help` instant
-    from rich.progress import Progress  # noqa: PLC0415 - the same
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(name: str, done: float, total: int) -> None:
-            description = safe(name)[:40].replace("[", "\\[")
-            bar.update(task, description=description, completed=done, total=total)
-
-        yield show
-
-
 def silence_broken_pipe() -> int:
     """Let Python's own flush at exit find nobody to write to, quietly."""
     descriptor = os.open(os.devnull, os.O_WRONLY)
@@ -126,7 +92,30 @@ def silence_broken_pipe() -> int:
     return int(ExitCode.CLOSED_PIPE)
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def is_terminal(stream: "TextIO") -> bool:
+    """Tell whether a person looks at it on a screen that can draw."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _width(environment: Mapping[str, str]) -> int:
+    """Return how wide a table may be: as asked, as the terminal is, or a width for pipes."""
+    asked = environment.get("COLUMNS", "")
+    if asked.isascii() and asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    # `lipaudit ... | less`: stdout is a pipe, but the terminal behind stderr is the reader's.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            columns = os.get_terminal_size(stream.fileno()).columns
+            if columns > 0:
+                return columns
+    return _PIPE_WIDTH
+
+
+def _asks_for_ascii(environment: Mapping[str, str]) -> bool:
+    """Tell whether the user chose the C locale, which Python on its own turns into UTF-8."""
+    if environment.get("PYTHONIOENCODING") or environment.get("PYTHONUTF8") == "1":
+        return False
+    names = [environment.get(key, "") for key in ("LC_ALL", "LC_CTYPE", "LANG")]
+    # Python itself sets LC_CTYPE when it coerces a C locale (PEP 538).
+    chosen = [name for at, name in enumerate(names) if name and not (at == 1 and name in _COERCED)]
+    return bool(chosen) and chosen[0] in _ASCII_LOCALES
