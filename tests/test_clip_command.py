@@ -1,6 +1,7 @@
 """`lipaudit clip` from the outside: what it writes meets its limit by a dense oracle."""
 
 import json
+import os
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -313,3 +314,31 @@ def test_a_dry_run_writes_the_plan_and_nothing_else(folder: Path, commands: Comm
 def test_a_bound_that_cannot_be_met(folder: Path, commands: Commands) -> None:
     done = clip(commands, folder, "--bound", "1")
     assert_refused(done, folder, "", code=3)
+
+
+def test_a_pipe_is_not_replaced(commands: Commands, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    done = commands.run("clip", "in.pt", "--to", "1", "-o", "pipe", "--force", cwd=folder)
+    assert_refused(done, folder, "a pipe or a device")
+    assert (folder / "pipe").is_fifo()
+
+
+def test_a_file_without_layers_is_refused(commands: Commands, folder: Path) -> None:
+    torch.save({"scale": torch.ones(3)}, folder / "bare.pt")
+    done = commands.run("clip", "bare.pt", "--to", "1", "-o", "out.pt", cwd=folder)
+    assert_refused(done, folder, "no layer to clip")
+
+
+def test_what_stays_above_the_limit_is_named(commands: Commands, folder: Path) -> None:
+    norm_layer = nn.BatchNorm2d(4).eval()
+    with torch.no_grad():
+        norm_layer.weight.fill_(7.0)
+    torch.save(nn.Sequential(nn.Conv2d(3, 4, 3), norm_layer), folder / "bn.pt")
+    done = commands.run("clip", "bn.pt", "--to", "1", "-o", "out.pt", cwd=folder)
+    assert done.code == 0
+    assert "still above 1, since it is not clipped: 1" in done.stdout
+
+
+def test_an_absurd_limit_ends(commands: Commands, folder: Path) -> None:
+    assert clip(commands, folder, "--to", "1e-320").code == 0
+    assert not any(bool(value.any()) for value in stored(folder).values() if value.dim() > 1)

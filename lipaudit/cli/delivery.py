@@ -58,7 +58,13 @@ class Delivery:
             seen.add(_place(target))
             check_output(target, (*inputs, *self.sources), force=self.force)
         if self.github_summary:
-            _summary_file()
+            summary = _place(str(_summary_file()))
+            if summary in seen | {_place(path) for path in (*inputs, *self.sources)}:
+                raise UsageError(
+                    f"{_SUMMARY} names a file that this command reads or writes otherwise",
+                    slug="github-summary",
+                    hint="it is GitHub's own file; leave the variable as it is",
+                )
 
     def send(self, inputs: Sequence[str], render: "Callable[[Reporter, Canvas], str]") -> None:
         """Write every report: first the files, whole; then the job summary; then stdout."""

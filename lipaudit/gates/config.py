@@ -28,6 +28,11 @@ class Settings:
     def over(self, below: "Settings") -> "Settings":
         """Return these settings, and where they say nothing the others."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.layers is not None and below.layers is not None:
+            # Glob by glob: what is said of some layers must not free the others.
+            stated = {rule.layers for rule in self.layers}
+            kept = tuple(rule for rule in below.layers if rule.layers not in stated)
+            own["layers"] = (*kept, *self.layers)
         return replace(below, **{name: value for name, value in own.items() if value is not None})
 
     @property

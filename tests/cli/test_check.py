@@ -291,6 +291,48 @@ def test_a_baseline_replaces_nothing_else(folder: Path) -> None:
     assert run("check", "half.pt", "--baseline", "no/b.json", "--write-baseline").code == 2
 
 
+def test_a_baseline_of_some_models_keeps_the_others() -> None:
+    config("baseline = 'base.json'\n[[models]]\npath = ['half.pt', 'six.pt']")
+    assert run("check", "--write-baseline").code == 0
+    before = Path("base.json").read_text()
+    assert run("check", "half.pt", "--write-baseline").code == 0
+    assert Path("base.json").read_text() == before
+
+
+def test_a_link_is_a_model_of_its_own(folder: Path) -> None:
+    (folder / "current.pt").symlink_to("half.pt")
+    config("baseline = 'base.json'\n[[models]]\npath = ['current.pt', 'half.pt', 'six.pt']")
+    assert run("check", "--write-baseline").code == 0
+    assert run("check").code == 0
+    (folder / "current.pt").unlink()
+    (folder / "current.pt").symlink_to("six.pt")
+    assert run("check").code == 1
+
+
+def test_a_baseline_never_replaces_the_config() -> None:
+    config("max-norm = 9\n[[models]]\npath = 'half.pt'")
+    before = Path("lipaudit.toml").read_text()
+    done = run("check", "--write-baseline", "--baseline", "lipaudit.toml", "--force")
+    assert done.code == 2
+    assert Path("lipaudit.toml").read_text() == before
+
+
+@pytest.mark.parametrize("rule", ["LIP003", "LIP004", "LIP007", "LIP009"])
+def test_what_keeps_a_gate_honest_cannot_be_ignored(rule: str) -> None:
+    entry = f"[[ignore]]\nrule = '{rule}'\nreason = 'why'\nexpires = 2999-01-01"
+    config("max-norm = 9\n[[models]]\npath = 'half.pt'\n" + entry)
+    done = run("check")
+    assert done.code == 2
+    assert "cannot be ignored" in done.complaints
+
+
+def test_limits_of_an_entry_stand_beside_those_of_the_project() -> None:
+    config("[layers]\n'0' = 1\n[[models]]\npath = 'six.pt'\n[models.layers]\n'2' = 100")
+    assert run("check").code == 1
+    config("[layers]\n'*' = 1\n[[models]]\npath = 'six.pt'\n[models.layers]\n'*' = 100")
+    assert run("check").code == 0
+
+
 def test_an_unread_model_leaves_the_baseline_alone() -> None:
     assert run("check", "half.pt", "junk.pt", "--write-baseline").code == 2
     assert not Path("lipaudit-baseline.json").exists()
