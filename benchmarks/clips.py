@@ -8,6 +8,7 @@ of it, where few do, as after a few steps of training; trained layers are clippe
 import math
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ _CASES = (
 """Side of the kernel, size of the image, channels."""
 _QUICK = ((3, 16, (32, 64)), (11, 32, (32,)))
 _SHARES = (0.5, 0.9)
+_PRECISIONS = (torch.float64, torch.float32)
+"""Checkpoints hold the second; the paper's function takes what it is given, too."""
 _TRAINED_SIZE = 16
 _PLAIN = ConvGeometry((1, 1), ((0, 0), (0, 0)), (1, 1))
 
@@ -38,6 +41,8 @@ class Row:
     """One kernel clipped to one limit. Times are seconds."""
 
     kernel: str
+    precision: str
+    """Of the numbers both are given."""
     channels: str
     size: int
     share: float
@@ -63,12 +68,12 @@ def measure(options: Options) -> list[Row]:
     for side, size, channels in _QUICK if options.quick else _CASES:
         for count in channels:
             kernel = gaussian(count, side)
-            for share in _SHARES:
+            norm = float(two_liner(kernel, size).max())
+            for share, dtype in product(_SHARES, _PRECISIONS):
                 name = f"{side}x{side} Gaussian"
-                limit = share * float(two_liner(kernel, size).max())
-                rows.append(_measured(name, kernel, size, limit, options))
-    for name, kernel in _trained(options):
-        rows.append(_measured(name, kernel, _TRAINED_SIZE, 1.0, options))
+                rows.append(_measured(name, kernel.to(dtype), size, share * norm, options))
+    for (name, kernel), dtype in product(_trained(options), _PRECISIONS):
+        rows.append(_measured(name, kernel.to(dtype), _TRAINED_SIZE, 1.0, options))
     return rows
 
 
@@ -76,6 +81,7 @@ def markdown(rows: list[Row]) -> str:
     """Return the table, the geometric mean of the ratios, and what the columns mean."""
     header = (
         "kernel",
+        "precision",
         "channels",
         "n",
         "limit / norm",
@@ -85,21 +91,30 @@ def markdown(rows: list[Row]) -> str:
         "/ ours",
         "difference",
     )
-    ratios = [row.ratio for row in rows]
-    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    means = "; ".join(
+        _mean(precision, [row.ratio for row in rows if row.precision == precision])
+        for precision in sorted({row.precision for row in rows}, reverse=True)
+    )
     return (
         f"{table(header, map(_cells, rows))}\n\n"
-        f"Geometric mean {mean:.3g}x, least {min(ratios):.3g}x. Both work in float64 on the n x n "
-        "torus and return the same kernel; difference is the largest one of an entry, relative "
+        f"{means}. Both are given the same kernel, work on the n x n torus "
+        "and return the same kernel; difference is the largest one of an entry, relative "
         "to the largest entry. Beyond is the share of the frequencies at which the symbol's norm "
         "exceeds the limit: only there lipaudit looks for singular vectors."
     )
+
+
+def _mean(precision: str, ratios: list[float]) -> str:
+    """Return the geometric mean and the least of some ratios, in words."""
+    mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+    return f"{precision}: geometric mean {mean:.3g}x, least {min(ratios):.3g}x"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     """Return one line of the table."""
     return (
         row.kernel,
+        row.precision,
         row.channels,
         str(row.size),
         f"{row.share:.2g}",
@@ -133,6 +148,7 @@ def _measured(name: str, kernel: torch.Tensor, size: int, limit: float, options:
     values = two_liner(kernel, size).max(-1)
     row = Row(
         kernel=name,
+        precision=str(kernel.dtype).removeprefix("torch."),
         channels="x".join(map(str, kernel.shape[:2])),
         size=size,
         share=limit / float(values.max()),

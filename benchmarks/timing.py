@@ -11,6 +11,9 @@ import torch
 
 _EVICTED = 1 << 26
 """Bytes written before each call: more than the caches hold, so that nobody starts warm."""
+_AT_REST = 0.3
+"""Seconds before each call: libraries let their threads spin for a fifth of a second after the
+last work they had, on the cores that the next contestant needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ def seconds(call: Callable[[], Any], device: str) -> tuple[float, Any]:
     # Not by torch, whose threads would go on spinning into the time that is measured.
     np.ones(_EVICTED, dtype=np.uint8)
     _finish(device)
+    time.sleep(_AT_REST)
     start = time.perf_counter()
     result = call()
     _finish(device)

@@ -219,6 +219,11 @@ class AbstractLinearLayer(AbstractLayer):
         """Whether it applies one matrix to every row of its signal, along the last axis."""
         return False
 
+    @property
+    def is_read_in_pieces(self) -> bool:
+        """Whether a weight too large for float64 is measured as it is stored, piece by piece."""
+        return False
+
     @abc.abstractmethod
     def weights(self) -> tuple[Constant, ...]:
         """Return the constants that make the linear map, the main one first; no bias."""

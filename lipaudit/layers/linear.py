@@ -22,7 +22,8 @@ from lipaudit.layers.base import (
     UnsupportedNode,
 )
 from lipaudit.layers.matrices import matrix_blocks, measured
-from lipaudit.layers.operands import operand, operands, optional
+from lipaudit.layers.matrix import is_too_large, matrix
+from lipaudit.layers.operands import of_rank, operand, operands, optional
 from lipaudit.layers.registry import layer
 from lipaudit.layers.signal_products import matrix_product, product_gain
 from lipaudit.layers.values import Values
@@ -80,7 +81,12 @@ class Linear(AbstractLinearLayer):
     def operator(self, shape: Shape | None, compute: Compute) -> AbstractLinearOperator:
         """Return the matrix; it acts on the last axis alike for any other axes."""
         del shape
-        return DenseOperator(self.weight.values(), compute)
+        return matrix(self.weight, compute)
+
+    @property
+    def is_read_in_pieces(self) -> bool:
+        """See `AbstractLinearLayer.is_read_in_pieces`."""
+        return True
 
     @property
     def acts_on_rows(self) -> bool:
@@ -131,7 +137,8 @@ class _GemmForm:
         )
 
     def run(self, inputs: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
-        left, right, added = operand(inputs), operand(inputs, 1), optional(inputs, 2)
+        left, right = (of_rank(operand(inputs, at), 2) for at in (0, 1))
+        added = optional(inputs, 2)
         made = (left.mT if self.turn_left else left) @ (right.mT if self.turn_right else right)
         made = made if self.alpha == 1 else self.alpha * made
         if added is None:
@@ -181,9 +188,13 @@ class Gemm(AbstractLinearLayer):
         """Return the matrix that acts on each column (or row) of the signal, times α."""
         del shape
         turned = self.form.turn_left if self.weight_on_left else not self.form.turn_right
-        values = self.weight.values()
-        matrix = DenseOperator(values.mT if turned else values, compute)
-        return matrix if self.form.alpha == 1 else ScaledOperator(matrix, self.form.alpha)
+        map_ = matrix(self.weight, compute, turned=turned)
+        return map_ if self.form.alpha == 1 else ScaledOperator(map_, self.form.alpha)
+
+    @property
+    def is_read_in_pieces(self) -> bool:
+        """See `AbstractLinearLayer.is_read_in_pieces`."""
+        return True
 
     @property
     def acts_on_rows(self) -> bool:
@@ -303,11 +314,18 @@ class MatMul(AbstractLinearLayer):
         Several stored matrices act side by side where the signal has as many slices, and on
         top of each other where broadcasting gives all of them the same slice.
         """
+        if self.is_read_in_pieces and is_too_large(self.weight, compute):
+            return matrix(self.weight, compute, turned=not self.weight_on_left)
         values = self.weight.values()
         if values.dim() == 1:
             return DenseOperator(values.unsqueeze(0), compute)
         matrices = values if self.weight_on_left else values.mT
         return measured(matrix_blocks(matrices, shape, self.weight.name), compute)
+
+    @property
+    def is_read_in_pieces(self) -> bool:
+        """See `AbstractLinearLayer.is_read_in_pieces`."""
+        return len(self.weight.shape) == 2
 
     @property
     def acts_on_rows(self) -> bool:

@@ -7,6 +7,7 @@ and by a Cholesky factorization of c²I - AAᴴ, which costs a thirtieth of eige
 others are decomposed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -50,15 +51,14 @@ def beyond(matrices: torch.Tensor, limit: float, compute: Compute) -> Beyond:
     rows, columns = matrices.shape[-2:]
     norms = _frobenius(matrices)
     left = torch.nonzero(~(norms <= limit)).squeeze(-1)
-    taken, sizes = torch.zeros_like(matrices), torch.zeros_like(norms)
     if not len(left):
-        return Beyond(taken, norms, sizes)
+        return Beyond(torch.zeros_like(matrices), norms, torch.zeros_like(norms))
     side = min(rows, columns)
     # The squares in a Gram matrix hide what is below √u of the largest singular value.
     hidden = limit < _HIDDEN * torch.finfo(norms.dtype).eps ** 0.5 * float(norms.max())
 
     def work(run: slice, device: torch.device) -> Beyond:
-        there = compute.move(matrices[left[run]], device)
+        there = compute.move(_picked(matrices, left)[run], device)
         part = _by_svd(there, limit) if hidden else _beyond(there, limit)
         home = matrices.device
         return Beyond(part.excess.to(home), part.norms.to(home), part.sizes.to(home))
@@ -70,9 +70,28 @@ def beyond(matrices: torch.Tensor, limit: float, compute: Compute) -> Beyond:
         flops_each=_EIGEN_FLOPS * side**3 + 16.0 * side * rows * columns,
         compute=compute,
     )
-    taken[left] = torch.cat([part.excess for part in parts])
-    norms[left] = torch.cat([part.norms for part in parts])
-    sizes[left] = torch.cat([part.sizes for part in parts])
+    if len(left) == len(matrices):
+        return parts[0] if len(parts) == 1 else _joined(parts)
+    found = _joined(parts)
+    return _spread(found, left, matrices, norms)
+
+
+def _joined(parts: Sequence[Beyond]) -> Beyond:
+    """Return the results of consecutive batches as one."""
+    return Beyond(
+        torch.cat([part.excess for part in parts]),
+        torch.cat([part.norms for part in parts]),
+        torch.cat([part.sizes for part in parts]),
+    )
+
+
+def _spread(
+    found: Beyond, some: torch.Tensor, matrices: torch.Tensor, norms: torch.Tensor
+) -> Beyond:
+    """Put what was found of some matrices among the others, whose norms are known and inside."""
+    taken, sizes = torch.zeros_like(matrices), torch.zeros_like(norms)
+    norms = norms.clone()
+    taken[some], norms[some], sizes[some] = found.excess, found.norms, found.sizes
     return Beyond(taken, norms, sizes)
 
 
@@ -83,9 +102,8 @@ def _beyond(matrices: torch.Tensor, limit: float) -> Beyond:
     gram = lapack.gram(wide) if wide.dtype == torch.complex128 else wide @ wide.mH
     # The Schatten norms decrease to the spectral one; ‖A‖_S4² = ‖AAᴴ‖_F.
     norms = _frobenius(gram).sqrt()
-    # Σσ⁴ <= σ₁² Σσ²: where that shows that a matrix is outside, it need not be tried.
-    trace = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1)
-    outside = norms.square() > limit * trace.sqrt()
+    # Where a vector shows that a matrix is outside, it need not be tried.
+    outside = _stretch(gram) > limit
     tried = torch.nonzero(~(outside | (norms <= limit))).squeeze(-1)
     if len(tried):
         ceiling = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) * limit**2
@@ -94,11 +112,17 @@ def _beyond(matrices: torch.Tensor, limit: float) -> Beyond:
     some = torch.nonzero(~(norms <= limit)).squeeze(-1)
     if len(some) == len(matrices):
         return _excess(matrices, gram, limit)
-    taken, sizes = torch.zeros_like(matrices), torch.zeros_like(norms)
-    if len(some):
-        found = _excess(matrices[some], gram[some], limit)
-        taken[some], norms[some], sizes[some] = found.excess, found.norms, found.sizes
-    return Beyond(taken, norms, sizes)
+    if not len(some):
+        return Beyond(torch.zeros_like(matrices), norms, torch.zeros_like(norms))
+    return _spread(_excess(matrices[some], gram[some], limit), some, matrices, norms)
+
+
+def _stretch(gram: torch.Tensor) -> torch.Tensor:
+    """Return lower bounds of the norms: one step of the power method from the longest row."""
+    longest = gram.diagonal(dim1=-2, dim2=-1).real.argmax(-1)
+    start = gram.take_along_dim(longest[:, None, None], -1)
+    norms: torch.Tensor = _frobenius(gram @ start) / _frobenius(start)
+    return norms.sqrt()
 
 
 def _picked(matrices: torch.Tensor, some: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,9 @@ _PIECES_EACH = 4
 WORTH_A_THREAD = 1e7
 """Work (operations) of a piece below which handing it to another thread costs more than it
 gains: Python's threads take turns between the calls into torch."""
+_WORTH_A_PIECE = 3e8
+"""Work below which a thread's share is not split further. Where threads that are done within
+milliseconds wait for one another to get their turns, that takes as long as the work."""
 
 _own = threading.local()
 """Of each thread: how many it had outside of `one_thread`; who may abandon its work."""
@@ -141,7 +144,8 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
     worth = math.ceil(WORTH_A_THREAD / job.flops_each)
     shared = not _is_helper() and left > 2 * worth
     if shared:
-        size = min(size, max(worth, -(-left // (_PIECES_EACH * threads))))
+        least = min(math.ceil(_WORTH_A_PIECE / job.flops_each), -(-left // threads))
+        size = min(size, max(worth, least, -(-left // (_PIECES_EACH * threads))))
         # As many for each thread, and those as large as one another.
         rounds = max(1, round(left / (size * threads)))
         size = min(size, -(-left // (rounds * threads)))

@@ -230,6 +230,11 @@ class Grid:
         return 2 * math.lcm(*self.sizes)
 
     @property
+    def is_countable(self) -> bool:
+        """Tell whether frequencies, times the offsets of any kernel, fit 64 bits."""
+        return self.period <= TURN
+
+    @property
     def half(self) -> Shape:
         """How many indices an axis has to run through; on the last axis half are enough."""
         last = (self.sizes[-1] + 1) // 2 if self.twists[-1] else self.sizes[-1] // 2 + 1

@@ -183,7 +183,9 @@ class SizeFreeConvolution(AbstractLinearOperator):
         if not self.geometry.stated:
             widest = reduced(self.kernel, ConvGeometry.unstated(self.geometry.rank))
             found = _everywhere(widest, self.compute)
-            return Norm(found.without_lower(), "sup over frequencies, any zero or circular padding")
+            # A circular padding that reaches farther shows some outputs twice: times √copies.
+            how = "sup over frequencies, any zero padding, circular up to the kernel's reach"
+            return Norm(found.without_lower(), how)
         zeros = self.geometry.mode is PaddingMode.ZEROS
         # What padding multiplies is enough only when it is known by how much.
         compute = self.compute if zeros else replace(self.compute, enough=None)
@@ -270,6 +272,8 @@ class SizedConvolution(AbstractLinearOperator):
         if not self.compute.full_spectra or is_own or not bool(self.conv.kernel.any()):
             return None
         core = self._core
+        if not padded.can_try(core, self.compute):
+            return None
         return leading.leading(
             lambda x: core.apply(x.unsqueeze(0)).squeeze(0),
             lambda y: core.adjoint(y.unsqueeze(0)).squeeze(0),

@@ -24,8 +24,8 @@ from lipaudit.operators.certify import (
     gram,
     norm_from_gram,
     proved_norm,
+    raised_until_proved,
     svd_radius,
-    upper_from_gram,
     widened,
 )
 from lipaudit.operators.factors import NotConverged, decomposed, largest_eigenvalues
@@ -283,7 +283,7 @@ def _block_norm(block: torch.Tensor, compute: Compute) -> Norm:
         return Norm(proved_norm(block.unsqueeze(0)), "Cholesky proof")
     lower, candidate = _krylov_lower(block, compute.max_memory)
     grams, gram_error = gram(block.unsqueeze(0))
-    proved = _raised_until_proved(grams, gram_error, candidate)
+    proved = raised_until_proved(grams, gram_error, candidate)
     if proved is None:
         return _crude(block, lower, "every Cholesky proof failed")
     return Norm(Enclosure.of(lower, max(proved, lower), Rigor.PROVED), "Cholesky proof")
@@ -292,18 +292,6 @@ def _block_norm(block: torch.Tensor, compute: Compute) -> Norm:
 def _crude(block: torch.Tensor, lower: float, why: str) -> Norm:
     upper = max(crude_upper(block), lower)
     return Norm(Enclosure.of(lower, upper, Rigor.PROVED), f"√(‖A‖₁‖A‖∞) or ‖A‖_F ({why})")
-
-
-def _raised_until_proved(
-    grams: torch.Tensor, gram_error: torch.Tensor, candidate: float
-) -> float | None:
-    """Return a proved upper bound near a candidate that may lie somewhat below the truth."""
-    # A Krylov value falls short by an unknown little; raise it by 1e-7, 1e-6, ... until it holds.
-    for shortfall in (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1):
-        upper = upper_from_gram(grams, gram_error, candidate * (1.0 + shortfall))
-        if upper is not None:
-            return upper
-    return None
 
 
 def _krylov_lower(matrix: torch.Tensor, max_memory: int) -> tuple[float, float]:

@@ -18,6 +18,8 @@ import torch
 
 _LEAST_SIDE = 96
 """Below, both take as long."""
+_LEAST_SIDE_WITH_VECTORS = 48
+"""The same where eigenvectors are wanted."""
 
 
 @contextmanager
@@ -52,7 +54,8 @@ def eigensystem(matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     Raises `torch.linalg.LinAlgError` where they do not converge. In single precision torch's
     library is the quicker one everywhere.
     """
-    if _prefers_torch(matrices) or matrices.dtype != torch.complex128:
+    single = matrices.dtype != torch.complex128
+    if single or _prefers_torch(matrices, _LEAST_SIDE_WITH_VECTORS):
         values, vectors = torch.linalg.eigh(matrices)
         return values, vectors
     try:
@@ -82,11 +85,11 @@ def gram(wide: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(found)
 
 
-def _prefers_torch(matrices: torch.Tensor) -> bool:
+def _prefers_torch(matrices: torch.Tensor, least: int = _LEAST_SIDE) -> bool:
     return (
         _openblas() is None
         or matrices.device.type != "cpu"
-        or matrices.shape[-2] < _LEAST_SIDE
+        or matrices.shape[-2] < least
         or not matrices.is_complex()
     )
 

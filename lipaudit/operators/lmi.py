@@ -137,7 +137,7 @@ class Inequality:
         """
         x = self.inputs
         seen = torch.cat([*(bent.rows[:, :x] for bent in self.bends), self.output[:, :x]])
-        if min(seen.shape) > _BASIS_SIDE:
+        if not 0 < min(seen.shape) <= _BASIS_SIDE:
             return self
         _, values, right = torch.linalg.svd(seen, full_matrices=False)
         rank = int((values > _RANK * float(values.max())).sum())

@@ -36,6 +36,9 @@ _LANCZOS_FLOPS = 8e9
 _LANCZOS_STEPS = (3, 40)
 """Steps toward the lower end: what the work allows, within these."""
 
+_TRIAL_COPIES = 6
+"""A trial vector, its complex wave and their images, in real vectors of one length."""
+
 
 def is_torus(conv: Correlation) -> bool:
     """Tell whether the operator is exactly a circular convolution on a torus."""
@@ -52,6 +55,8 @@ def on_torus(conv: Correlation, compute: Compute) -> Norm:
     sizes = tuple(n // s for n, s in zip(conv.wide, conv.geometry.stride, strict=True))
     name = f"circular {_by(conv.wide)}"
     grid = Grid(sizes, (0,) * len(sizes))
+    if not grid.is_countable:
+        return bounded(conv, compute, name)
     # The reduced symbol runs through the same matrices, at other frequencies when dilated.
     best = None
     if not circular.has_few_points(grid):
@@ -164,6 +169,8 @@ def _compression(conv: Correlation, compute: Compute) -> tuple[Supremum, str]:
         angle = sum(math.pi * r / n for r, n in zip(symbol.radii, sizes, strict=True))
         if angle < 1.57 and 1.0 - math.cos(angle) < _GAIN:
             return least, why
+        if not grids[0].is_countable:
+            return least, why
     for grid in others:
         if circular.attained_near(symbol, grid, least.peak) >= least.enclosure.upper:
             continue
@@ -178,7 +185,12 @@ def _torus_name(grid: Grid, points: list[int]) -> str:
 
 
 def _quotient(conv: Correlation, peak: Peak, compute: Compute) -> float:
-    """Return a proved lower bound of the operator's norm from one trial vector."""
+    """Return a proved lower bound of the operator's norm from one trial vector.
+
+    It is 0 where the vector would not fit: a file may declare an input of any size.
+    """
+    if not can_try(conv, compute):
+        return 0.0
     start = _wave(conv, peak)
     least, most = _LANCZOS_STEPS
     steps = int(min(max(_LANCZOS_FLOPS / (4.0 * conv.multiplications), least), most))
@@ -196,6 +208,15 @@ def _quotient(conv: Correlation, peak: Peak, compute: Compute) -> float:
     if not (length > 0 and math.isfinite(reached)):
         return 0.0
     return max(0.0, reached / length * (2.0 - ROOM) - apply_doubt(conv))
+
+
+def can_try(conv: Correlation, compute: Compute) -> bool:
+    """Tell whether there is room for a vector to apply the operator to."""
+    sizes = (
+        conv.wide_channels * math.prod(conv.wide),
+        *map(math.prod, (conv.in_shape, conv.out_shape)),
+    )
+    return _TRIAL_COPIES * 8 * max(sizes) <= compute.max_memory
 
 
 def apply_doubt(conv: Correlation) -> float:

@@ -28,16 +28,26 @@ def normalised(tensor: torch.Tensor) -> tuple[torch.Tensor, float]:
     largest, by at most 2^-1074 each, which `certify.UNDERFLOW` covers.
     """
     tensor = in_double(tensor)
+    exponent = exponent_of(tensor)
+    return scaled(tensor, exponent), math.ldexp(1.0, exponent)
+
+
+def exponent_of(tensor: torch.Tensor) -> int:
+    """Return by which power of two a tensor should be made smaller; 0 where it is moderate."""
     largest = _largest_part(tensor)
     if largest == 0 or not math.isfinite(largest):
-        return tensor, 1.0
+        return 0
     exponent = math.frexp(largest)[1] - 1
-    if abs(exponent) <= _MODERATE:
-        return tensor, 1.0
+    return exponent if abs(exponent) > _MODERATE else 0
+
+
+def scaled(tensor: torch.Tensor, exponent: int) -> torch.Tensor:
+    """Return the tensor divided by a power of two."""
+    if exponent == 0:
+        return tensor
     # 2^1074 is no float, so the factor is applied in two halves.
     half = -exponent // 2
-    scaled = tensor * math.ldexp(1.0, half) * math.ldexp(1.0, -exponent - half)
-    return scaled, math.ldexp(1.0, exponent)
+    return tensor * math.ldexp(1.0, half) * math.ldexp(1.0, -exponent - half)
 
 
 def rescaled(enclosure: Enclosure, factor: float) -> Enclosure:

@@ -184,7 +184,9 @@ class Torus:
                 compute=compute,
             )
         norms = torch.cat([norms for _, norms in parts]).reshape(-1, groups)
-        taps = torch.stack([taps for taps, _ in parts]).sum(0)
+        taps, *others = (taps for taps, _ in parts)
+        for other in others:
+            taps += other
         return self._as_kernel(taps).to(kernel.dtype), norms
 
     def _as_kernel(self, taps: torch.Tensor) -> torch.Tensor:

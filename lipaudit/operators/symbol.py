@@ -12,7 +12,6 @@ unity is reduced modulo one turn before anything is rounded.
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from typing import final
 
 import torch
@@ -99,20 +98,15 @@ class Symbol:
         lines, line = self._lines
         if len(lines) * len(line) != len(self.offsets) or len(line) < _LONG_LINE:
             return self.at(frequencies, period)
-        taps = self.taps.reshape(len(lines), len(line), -1)
-        parts = []
-        for value, indices in groupby(
-            range(len(frequencies)), frequencies[:, -1].tolist().__getitem__
-        ):
-            run = frequencies[list(indices)]
-            last = torch.tensor([[value]], device=taps.device)
-            cosines, sines = self._roots(line, last, period)
-            weights = torch.cat([cosines, -sines])
-            # A batch of products of a few rows, so that the taps are read where they lie.
-            both = torch.matmul(weights, taps)
-            inner = torch.complex(both[:, 0], both[:, 1])
-            cosines, sines = self._roots(lines, run[:, :-1], period)
-            parts.append(torch.complex(cosines, -sines) @ inner)
+        values, runs = _runs(frequencies)
+        cosines, sines = self._roots(line, values, period)
+        weights = torch.cat([cosines, -sines])
+        # A batch of products of a few rows, so that the taps are read where they lie.
+        both = torch.matmul(weights, self.taps.reshape(len(lines), len(line), -1))
+        inner = torch.complex(both[:, : len(runs)], both[:, len(runs) :])
+        cosines, sines = self._roots(lines, frequencies[:, :-1], period)
+        outer = torch.complex(cosines, -sines)
+        parts = [outer[run] @ inner[:, at] for at, run in enumerate(runs)]
         # A single part is not copied: these are the largest tensors there are.
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         return whole.reshape(-1, *self.taps.shape[1:])
@@ -135,20 +129,13 @@ class Symbol:
             turned = torch.cat([cosines, -sines]) * weights.to(cosines).repeat(2)[:, None]
             parts = torch.cat([whole.real, whole.imag])
             return (turned.mT @ parts).reshape(-1, *matrices.shape[1:])
-        total = torch.zeros_like(self.taps).flatten(1)
-        for value, indices in groupby(
-            range(len(frequencies)), frequencies[:, -1].tolist().__getitem__
-        ):
-            rows = list(indices)
-            run = slice(rows[0], rows[-1] + 1)
-            cosines, sines = self._roots(lines, frequencies[run, :-1], period)
-            turned = torch.complex(cosines, sines) * weights[run, None].to(cosines)
-            inner = turned.mT @ whole[run]
-            last = torch.tensor([[value]], device=self.taps.device)
-            cosines, sines = self._roots(line, last, period)
-            parts = torch.stack([inner.real, inner.imag], 1)
-            both = torch.cat([cosines, -sines]).mT.contiguous()
-            total += torch.matmul(both, parts).flatten(0, 1)
+        values, runs = _runs(frequencies)
+        cosines, sines = self._roots(lines, frequencies[:, :-1], period)
+        outer = torch.complex(cosines, sines) * weights[:, None].to(cosines)
+        inner = torch.stack([outer[run].mT @ whole[run] for run in runs], 1)
+        cosines, sines = self._roots(line, values, period)
+        both = torch.cat([cosines, -sines]).mT.contiguous()
+        total = torch.matmul(both, torch.cat([inner.real, inner.imag], 1))
         return total.reshape(-1, *matrices.shape[1:])
 
     def _roots(
@@ -163,6 +150,13 @@ class Symbol:
         """The offsets on all axes but the last, and those on the last."""
         lines = dict.fromkeys(offset[:-1] for offset in self.offsets)
         return tuple(lines), tuple(dict.fromkeys(offset[-1:] for offset in self.offsets))
+
+
+def _runs(frequencies: torch.Tensor) -> tuple[torch.Tensor, list[slice]]:
+    """Return the last coordinates that consecutive frequencies share, and where each stands."""
+    values, counts = torch.unique_consecutive(frequencies[:, -1], return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    return values[:, None], [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def roots(
