@@ -42,28 +42,17 @@ class Stage:
             _write(file, path)
 
     def commit(self, *, originals: Sequence[Path], force: bool) -> None:
-        """Move the staged files to their final places, the main one last.
+        """Move what is staged to its final place."""
+        commit((self,), originals=originals, force=force)
 
-        Where one of them cannot be moved, those before it are moved back.
-        """
+    def moves(self) -> "Iterator[_Move]":
+        """Yield what has to be moved where, the main file last."""
         parent = self.target.absolute().parent
-        if self.main.is_dir():
-            for folder, _, _ in os.walk(self.main):
-                _sync_folder(Path(folder))
-            _check_place(self.target, originals, force=force)
-            self.main.rename(self.target)  # onto nothing, or an empty folder made meanwhile
-        else:
-            moves = {
-                path: parent / path.relative_to(self.folder)
-                for path in sorted(self.folder.rglob("*"))
-                if path.is_file() and path != self.main
-            }
-            moves[self.main] = self.target
-            # Seen before anything is moved: half an output is worse than none.
-            for place in moves.values():
-                _check_place(place, originals, force=force)
-            _move(moves, self.folder / secrets.token_hex(8), force=force)
-        _sync_folder(parent)
+        spares = self.folder / secrets.token_hex(8)
+        beside = (path for path in sorted(self.folder.rglob("*")) if path.is_file())
+        for count, path in enumerate((*(p for p in beside if p != self.main), self.main)):
+            place = self.target if path == self.main else parent / path.relative_to(self.folder)
+            yield _Move(path, place, spares / str(count))
 
     @staticmethod
     def _is_folder(files: "Sequence[ChangedFile]") -> bool:
@@ -71,6 +60,26 @@ class Stage:
 
     def _beside(self, file: "ChangedFile") -> Path:
         return self.folder / file.name if file.name else self.main
+
+
+def commit(stages: "Sequence[Stage]", *, originals: Sequence[Path], force: bool) -> None:
+    """Move everything that is staged to its final place, all of it or none.
+
+    Where one file cannot be moved, those before it are moved back.
+    """
+    folders = [stage for stage in stages if stage.main.is_dir()]
+    for stage in folders:
+        for folder, _, _ in os.walk(stage.main):
+            _sync_folder(Path(folder))
+        _check_place(stage.target, originals, force=force)
+        stage.main.rename(stage.target)  # onto nothing, or an empty folder made meanwhile
+    moves = [move for stage in stages if stage not in folders for move in stage.moves()]
+    # Seen before anything is moved: half an output is worse than none.
+    for move in moves:
+        _check_place(move.place, originals, force=force)
+    _move(moves, force=force)
+    for parent in {stage.target.absolute().parent: None for stage in stages}:
+        _sync_folder(parent)
 
 
 @contextmanager
@@ -105,9 +114,15 @@ def check_target(target: Path, originals: Sequence[Path], *, force: bool) -> Non
     """Raise if an output cannot, or must not, be put there."""
     if not target.name or target.name in {".", ".."}:
         raise WriteRefused("is no name for an output", slug="write-target", path=str(target))
-    if not target.absolute().parent.is_dir():
+    if not os.path.isdir(target.absolute().parent):  # noqa: PTH112 - False for what is too long
         raise WriteRefused(
             f"no such folder: {target.absolute().parent}", slug="write-folder", path=str(target)
+        )
+    if not os.access(target.absolute().parent, os.W_OK | os.X_OK):
+        raise WriteRefused(
+            f"nothing may be written into {target.absolute().parent}",
+            slug="write-failed",
+            path=str(target),
         )
     _check_place(target, originals, force=force)
 
@@ -149,18 +164,30 @@ def _write(file: "ChangedFile", path: Path) -> None:
 _Undo = Callable[[], object]
 
 
-def _move(moves: dict[Path, Path], spares: Path, *, force: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """One file to be put in its place."""
+
+    path: Path
+    place: Path
+    spare: Path
+    """Where an old file waits that it replaces."""
+
+
+def _move(moves: Sequence[_Move], *, force: bool) -> None:
     """Move files into place one after another; all back again if one of them fails."""
     undo: list[_Undo] = []
-    spares.mkdir()
     try:
-        for count, (path, place) in enumerate(moves.items()):
-            _make_folders(place.parent, undo)
-            _place(path, place, spares / str(count), undo, force=force)
-    except BaseException:
+        for move in moves:
+            move.spare.parent.mkdir(exist_ok=True)
+            _make_folders(move.place.parent, undo)
+            _place(move, undo, force=force)
+    except BaseException as error:
         for step in reversed(undo):
             with contextlib.suppress(OSError):
                 step()
+        if isinstance(error, OSError):
+            raise _refused(move.place, error) from error
         raise
 
 
@@ -171,8 +198,9 @@ def _make_folders(folder: Path, undo: list[_Undo]) -> None:
         folder.mkdir()
 
 
-def _place(path: Path, place: Path, spare: Path, undo: list[_Undo], *, force: bool) -> None:
+def _place(move: _Move, undo: list[_Undo], *, force: bool) -> None:
     """Move one file; each way back is noted before the step, and does nothing without it."""
+    path, place, spare = move.path, move.place, move.spare
     umask = os.umask(0)
     os.umask(umask)
     replaces = force and os.path.lexists(place)

@@ -75,7 +75,7 @@ def _blocks(names: Sequence[str]) -> str:
     """
     parents: dict[str, list[str]] = {}
     for name in names:
-        parent, _, last = name.rpartition(".")
+        parent, _, last = name.replace("/", ".").rpartition(".")
         parents.setdefault(parent, []).append(last)
     if len(parents) == 1:
         return ""

@@ -5,6 +5,8 @@ weights: configuration, tokenizer, licence. It comes from a stranger, so that it
 only followed as far as the reader of the weights follows them.
 """
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,9 @@ from lipaudit.formats.base import AbstractFormat, ChangedFile, Patch
 from lipaudit.formats.catalog import registered
 from lipaudit.formats.detect import format_of
 from lipaudit.formats.edits import check_same
-from lipaudit.formats.folder import INDEX_SUFFIX, ShardedFormat
+from lipaudit.formats.folder import ShardedFormat
 from lipaudit.formats.source import Source
+from lipaudit.formats.strangers import INDEX_SUFFIX
 from lipaudit.graph.model import Model
 
 # What loaders read beside the weights (configuration, vocabularies, custom code), and people.
@@ -62,8 +65,8 @@ def _companions(folder: Path, main: Path) -> Iterator[tuple[str, Path]]:
     weights = {suffix for form in registered() for suffix in form.suffixes} - _KEPT
     home, blobs = folder.resolve(), main.resolve().parent
     count = 0
-    for path in sorted((*folder.iterdir(), *folder.glob("[!.]*/*"))):
-        name, real = path.name, path.resolve()
+    for path in sorted(_entries(folder)):
+        name, real = path.name, Path(os.path.realpath(path))  # also of links in a circle
         if name.startswith(".") or name.endswith((INDEX_SUFFIX, *weights)):
             continue
         if path.suffix not in _KEPT or not _is_small(real):
@@ -76,5 +79,17 @@ def _companions(folder: Path, main: Path) -> Iterator[tuple[str, Path]]:
         yield str(path.relative_to(folder)), real
 
 
+def _entries(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder and in those right below it that are not hidden."""
+    for path in folder.iterdir():
+        yield path
+        with contextlib.suppress(OSError):  # no folder, or a link to a name that is too long
+            if not path.name.startswith("."):
+                yield from path.iterdir()
+
+
 def _is_small(real: Path) -> bool:
-    return real.is_file() and 0 < real.stat().st_size <= _LARGEST
+    try:
+        return real.is_file() and 0 < real.stat().st_size <= _LARGEST
+    except OSError:  # a link to a name that is too long
+        return False

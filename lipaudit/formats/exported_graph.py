@@ -1,15 +1,19 @@
 """ExportedGraph: the JSON of a torch.export program, turned into a graph."""
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from lipaudit.errors import MalformedFile
-from lipaudit.formats.aten.call import SYMBOL, AtenCall, Ref, Sizes
+from lipaudit.errors import MalformedFile, UnsafeFile
+from lipaudit.formats.aten.call import ATEN_DOMAIN, SYMBOL, AtenCall, Ref, Symbol, Values
 from lipaudit.formats.aten.catalog import translate
+from lipaudit.formats.aten.writing import Aliases, written
 from lipaudit.graph import spec
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import Constant
 from lipaudit.graph.node import Edge, Graph
+from lipaudit.graph.stated import Axes, as_text
 
 _PLAIN = {
     "as_int",
@@ -45,6 +49,10 @@ DTYPES: Mapping[int, str] = {
     35: "uint64",
 }
 """torch.export's numbers for item types."""
+_SYMBOL_TEXT = re.compile(r"(?:Symbol\('([a-z]\w*)'[^()]*\)|([a-z]\w*))\Z", re.ASCII)
+_MOST_ITEMS = 1 << 58
+"""Along one axis: torch counts bytes in 64 bits."""
+_MOST_CHANGED = 100_000
 _FLOAT_NAMES = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
 
 
@@ -61,10 +69,12 @@ class ExportedGraph:
         self._signature = self._mapping(module.get("signature"), "signature")
         values = self._mapping(self._graph.get("tensor_values"), "tensor_values")
         self._metas = {name: self._mapping(meta, name) for name, meta in values.items()}
-        self._shapes: dict[str, Sizes] = {
-            name: tuple(self._size(size) for size in self._sequence(meta.get("sizes"), name))
+        self._shapes: dict[str, Axes] = {
+            name: tuple(self._size(size, name) for size in self._sequence(meta.get("sizes"), name))
             for name, meta in self._metas.items()
         }
+        self._symbols: dict[str, Symbol] = {}
+        self._changed = 0
 
     def read(self) -> Graph:
         """Return the graph, its legality checked."""
@@ -74,27 +84,87 @@ class ExportedGraph:
         ]
         build = GraphBuilder((*self._metas, *(name for node in nodes for name in self._made(node))))
         renamed = self._inputs(build)
-        types = self._types(renamed)
+        values = self._values(renamed, build)
+        aliases = Aliases()
         for node in nodes:
-            translate(self._call(node, renamed, types), build)
+            self._note_size(node)
+            call = self._call(node, renamed, values)
+            translate(call, build)
+            self._note_writing(node, call, aliases, renamed, build)
         outputs = []
         for entry in self._sequence(self._signature.get("output_specs"), "output_specs"):
             user = entry.get("user_output") if isinstance(entry, dict) else None
             name = self._tensor_name(user.get("arg")) if isinstance(user, dict) else None
             if name is not None:
                 outputs.append(Edge(renamed.get(name, name)))
-        return spec.check(build.finish(outputs), path=self._path)
+        graph = replace(build.finish(outputs), stated=values.statement())
+        return spec.check(graph, path=self._path)
+
+    def _note_writing(
+        self,
+        node: Mapping[str, Any],
+        call: AtenCall,
+        aliases: Aliases,
+        renamed: dict[str, str],
+        build: GraphBuilder,
+    ) -> None:
+        """Let those who read a tensor after a call that writes to it read what was written."""
+        entries = [
+            self._mapping(e, "argument") for e in self._sequence(node.get("inputs"), "inputs")
+        ]
+        read = [name for entry in entries for name in self._read(entry.get("arg"))]
+        target = written(call.op, call.overload, [str(entry.get("name")) for entry in entries])
+        if target is None:
+            aliases.see(call.op, read, call.outputs)
+            return
+        into = next((e.get("arg") for e in entries if str(e.get("name")) == target), None)
+        for name in self._read(into):
+            others = aliases.others(name)
+            self._changed += len(others)
+            if self._changed > _MOST_CHANGED:
+                raise UnsafeFile(
+                    f"more than {_MOST_CHANGED:,} names of what is written in place",
+                    slug="pt2-json",
+                    path=self._path,
+                )
+            for other in others:
+                changed = f"{other} after {call.name}"
+                before = renamed.get(other, other)
+                build.add(
+                    f"{call.op} of a view",
+                    [before, *call.outputs],
+                    name=call.name,
+                    outputs=(changed,),
+                    domain=ATEN_DOMAIN,
+                )
+                renamed[other] = changed
+            if call.outputs:
+                renamed[name] = call.outputs[0]
+        aliases.see(call.op, read, call.outputs)
+
+    def _read(self, arg: object) -> list[str]:
+        """Return the names of the tensors in an argument, as the document has them."""
+        if not isinstance(arg, dict) or not arg:
+            return []
+        name = self._tensor_name(arg)
+        if name is not None:
+            return [name]
+        kind, value = next(iter(arg.items()))
+        if kind not in {"as_tensors", "as_optional_tensors"} or not isinstance(value, list):
+            return []
+        each = [self._tensor_name(v if kind != "as_tensors" else {"as_tensor": v}) for v in value]
+        return [name for name in each if name is not None]
 
     def _inputs(self, build: GraphBuilder) -> dict[str, str]:
         """Declare user inputs and constants; return graph name -> constant name."""
         renamed: dict[str, str] = {}
         for entry in self._sequence(self._signature.get("input_specs"), "input_specs"):
-            kind, content = next(iter(self._mapping(entry, "input").items()))
+            kind, content = next(iter(self._mapping(entry, "input").items()), ("", None))
             content = self._mapping(content, "input")
             name = self._tensor_name(content.get("arg"))
             if kind == "user_input":
                 if name is not None:
-                    build.input(Edge(name, self._shapes.get(name), self._dtype(name)))
+                    build.input(Edge(name, self._sizes(name), self._dtype(name)))
                 continue
             field = {"parameter": "parameter_name", "buffer": "buffer_name"}.get(kind)
             key = content.get(field or "tensor_constant_name")
@@ -109,19 +179,56 @@ class ExportedGraph:
                 )
         return renamed
 
-    def _types(self, renamed: Mapping[str, str]) -> tuple[dict[str, Sizes], dict[str, str]]:
-        """Return sizes and item type of every tensor, by graph and by constant name."""
-        shapes = {new: self._shapes.get(old, ()) for old, new in renamed.items()}
-        dtypes = {new: self._dtype(old) for old, new in renamed.items()}
-        return {**self._shapes, **shapes}, {
-            name: self._dtype(name) for name in self._metas
-        } | dtypes
+    def _sizes(self, name: str) -> tuple[int | None, ...] | None:
+        """Return the sizes of an input; what a symbol is called means nothing to a user."""
+        stated = self._shapes.get(name)
+        if stated is None:
+            return None
+        return tuple(size if isinstance(size, int) else None for size in stated)
+
+    def _values(self, renamed: Mapping[str, str], build: GraphBuilder) -> Values:
+        """Return what is stated of every tensor; of a stored one, what is stored."""
+        shapes, dtypes = dict(self._shapes), {name: self._dtype(name) for name in self._metas}
+        for old, new in renamed.items():
+            constant = build.lookup(new)
+            stated = self._shapes.get(old)
+            if constant is None:
+                continue
+            if stated is not None and stated != constant.shape:
+                raise MalformedFile(
+                    f"value {old!r} is declared {as_text(stated)}, is {as_text(constant.shape)}",
+                    slug="graph-shape",
+                    path=self._path,
+                )
+            shapes[new], dtypes[new] = constant.shape, constant.dtype
+            shapes[old], dtypes[old] = constant.shape, constant.dtype
+        return Values(shapes, dtypes)
+
+    def _note_size(self, node: Mapping[str, Any]) -> None:
+        """Take note of which open size a number is, if the node does no more than read one off."""
+        made = node.get("outputs")
+        if node.get("target") != "torch.ops.aten.sym_size.int" or not isinstance(made, list):
+            return
+        stated = {
+            entry.get("name"): entry.get("arg")
+            for entry in self._sequence(node.get("inputs"), "inputs")
+            if isinstance(entry, dict)
+        }
+        axes = self._shapes.get(self._tensor_name(stated.get("self")) or "", ())
+        which = stated.get("dim")
+        axis = which.get("as_int") if isinstance(which, dict) else None
+        number = made[0].get("as_sym_int") if made and isinstance(made[0], dict) else None
+        name = number.get("as_name") if isinstance(number, dict) else None
+        if isinstance(axis, int) and -len(axes) <= axis < len(axes) and isinstance(name, str):
+            size = axes[axis]
+            if isinstance(size, str):
+                self._symbols[name] = Symbol(size)
 
     def _call(
         self,
         node: Mapping[str, Any],
         renamed: Mapping[str, str],
-        types: tuple[Mapping[str, Sizes], Mapping[str, str]],
+        values: Values,
     ) -> AtenCall:
         target = str(node.get("target"))
         *_, op, overload = ["", "", *target.removeprefix("torch.ops.").split(".")]
@@ -133,7 +240,7 @@ class ExportedGraph:
         if not target.startswith("torch.ops.aten."):
             op = target
         title = _module_name(node) or (outputs[0] if outputs else op)
-        return AtenCall(op, overload, title, arguments, tuple(outputs), *types)
+        return AtenCall(op, overload, title, arguments, tuple(outputs), values)
 
     def _argument(self, arg: object, renamed: Mapping[str, str]) -> object:
         """Turn a tagged value into a plain one; what is open or foreign becomes `SYMBOL`."""
@@ -157,15 +264,21 @@ class ExportedGraph:
                 for each in value
             ]
             return [Ref(renamed.get(n, n)) if n is not None else None for n in names]
-        if kind in {"as_sym_int", "as_sym_bool", "as_sym_float"} and isinstance(value, dict):
-            return next(
-                (v for k, v in value.items() if k in {"as_int", "as_bool", "as_float"}), SYMBOL
-            )
+        if kind in {"as_sym_int", "as_sym_bool", "as_sym_float"}:
+            return self._number(value)
         if kind == "as_sym_ints" and isinstance(value, list):
-            return [
-                each.get("as_int", SYMBOL) if isinstance(each, dict) else SYMBOL for each in value
-            ]
+            return [self._number(each) for each in value]
+        if kind == "as_scalar_type" and isinstance(value, int):
+            return DTYPES.get(value, SYMBOL)
         return SYMBOL
+
+    def _number(self, value: object) -> object:
+        """Return a number that is stored, or the size that it is."""
+        if not isinstance(value, dict):
+            return SYMBOL
+        stored = (v for k, v in value.items() if k in {"as_int", "as_bool", "as_float"})
+        name = value.get("as_name")
+        return next(stored, self._symbols.get(name, SYMBOL) if isinstance(name, str) else SYMBOL)
 
     def _tensor_name(self, arg: object) -> str | None:
         if not isinstance(arg, dict):
@@ -199,11 +312,29 @@ class ExportedGraph:
         return [name for name in names if isinstance(name, str)]
 
     def _dtype(self, name: str) -> str:
-        return DTYPES.get(self._metas.get(name, {}).get("dtype", 7), "float32")
+        if name not in self._metas:
+            return "float32"
+        number = self._metas[name].get("dtype")
+        dtype = DTYPES.get(number) if isinstance(number, int) else None
+        if dtype is None:
+            raise MalformedFile(
+                f"value {name!r} has items of unknown type", slug="pt2-json", path=self._path
+            )
+        return dtype
 
-    def _size(self, size: object) -> int | None:
-        value = size.get("as_int") if isinstance(size, dict) else None
-        return value if isinstance(value, int) and value >= 0 else None
+    def _size(self, size: object, name: str) -> int | str | None:
+        """Return a stated size or its symbol; None where it is an expression of others."""
+        if not isinstance(size, dict) or "as_int" not in size:
+            open_size = size.get("as_expr") if isinstance(size, dict) else None
+            text = open_size.get("expr_str") if isinstance(open_size, dict) else None
+            found = _SYMBOL_TEXT.match(text) if isinstance(text, str) else None
+            return next(filter(None, found.groups()), None) if found is not None else None
+        value = size["as_int"]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_ITEMS:
+            raise MalformedFile(
+                f"value {name!r} has a size that makes no sense", slug="pt2-json", path=self._path
+            )
+        return value
 
     def _mapping(self, value: object, what: str) -> Mapping[str, Any]:
         if not isinstance(value, dict):

@@ -19,16 +19,18 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from lipaudit.errors import LipauditError, UsageError
-from lipaudit.formats.aten.call import SYMBOL, AtenCall, Ref, Sizes
+from lipaudit.formats.aten.call import SYMBOL, AtenCall, Ref, Values
 from lipaudit.formats.aten.catalog import translate
 from lipaudit.formats.module_record import from_live
 from lipaudit.formats.modules import of_modules
+from lipaudit.formats.tables import Tables
 from lipaudit.graph import spec
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import Constant, Shape, computed
 from lipaudit.graph.dtypes import dtype_name
 from lipaudit.graph.model import Model, Topology
 from lipaudit.graph.node import Edge, Graph
+from lipaudit.graph.stated import Axes
 
 FORMAT = "nn.Module"
 
@@ -102,6 +104,7 @@ def from_factory(name: str, checkpoint: Model, shapes: Sequence[Shape]) -> Model
     return replace(
         checkpoint,
         graph=graph,
+        factory=name,
         topology=Topology.STATED,
         assumptions=(),
         unread=(),
@@ -191,7 +194,7 @@ def _exported(
     training = module.training
     module.eval()
     try:
-        with torch.no_grad(), torch.device("cpu"), _quiet():
+        with torch.no_grad(), torch.device("cpu"), quiet():
             examples = tuple(torch.zeros(shape) for shape in shapes)
             program = torch.export.export(module, examples)
     except Exception as error:
@@ -203,11 +206,11 @@ def _exported(
         ) from error
     finally:
         module.train(training)
-    return _translated(program, tensors, path)
+    return translated(program, tensors, path)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch's own account of a failed export off stderr: ours is one line."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
@@ -219,32 +222,67 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _translated(program: ExportedProgram, tensors: Mapping[str, Constant], path: str) -> Graph:
+def translated(
+    program: ExportedProgram,
+    tensors: Mapping[str, Constant],
+    path: str,
+    made: Mapping[str, torch.Tensor] | None = None,
+) -> Graph:
+    """Turn an exported program into a graph, with these weights by the names of the code's.
+
+    `made` are tensors that the code makes when the module is built, where the program itself has
+    no values of them. With it also real numbers that depend on nothing else, such as angles, are
+    taken as torch computes them.
+    """
+    program = _without_writing(program)
     shapes, dtypes = _metas(program)
     build = GraphBuilder((*shapes, *(node.name for node in program.graph.nodes)))
     names: dict[str, str] = {}
+    stored: dict[str, torch.Tensor] = {}
     for entry in program.graph_signature.input_specs:
         argument = getattr(entry.arg, "name", "")
         if entry.kind is InputKind.USER_INPUT:
             build.input(Edge(argument, shapes.get(argument), dtypes.get(argument, "float32")))
             continue
-        constant = _held(program, tensors, entry.target or argument, path)
+        key = entry.target or argument
+        constant = tensors.get(key)
+        if constant is None:
+            stored[argument] = _made_by_code(program, made or {}, key, path)
+            constant = computed(key, stored[argument])
         names[argument] = build.constant(constant)
-        shapes[names[argument]] = shapes.get(argument, constant.shape)
-        dtypes[names[argument]] = dtypes.get(argument, constant.dtype)
+        shapes[argument] = shapes[names[argument]] = constant.shape
+        dtypes[argument] = dtypes[names[argument]] = constant.dtype
+    values = Values(shapes, dtypes)
+    tables = Tables(stored, exact=made is None)
     for node in program.graph.nodes:
-        _visit(node, build, names, (shapes, dtypes))
+        if node.op == "call_function" and tables.evaluate(node):
+            continue
+        if node.meta.get("val") is not None or node.op == "output":
+            for read in node.all_input_nodes:
+                tables.hold(read, build)
+        _visit(node, build, names, values)
     outputs = [
         Edge(names.get(entry.arg.name, entry.arg.name))
         for entry in program.graph_signature.output_specs
         if entry.kind is OutputKind.USER_OUTPUT and hasattr(entry.arg, "name")
     ]
-    return spec.check(build.finish(outputs), path=path)
+    graph = replace(build.finish(outputs), stated=values.statement())
+    return spec.check(graph, path=path)
 
 
-def _metas(program: ExportedProgram) -> tuple[dict[str, Sizes], dict[str, str]]:
+def _without_writing(program: ExportedProgram) -> ExportedProgram:
+    """Spell out what is written in place: a view of it, or a later reader, sees the change."""
+    schemas = (getattr(node.target, "_schema", None) for node in program.graph.nodes)
+    if not any(schema is not None and schema.is_mutable for schema in schemas):
+        return program
+    with quiet():
+        functional: ExportedProgram = program.run_decompositions({})
+    return functional
+
+
+def _metas(program: ExportedProgram) -> tuple[dict[str, Axes], dict[str, str]]:
     """Return sizes and item type of every tensor; of several outputs under `name:position`."""
-    shapes: dict[str, Sizes] = {}
+    shapes: dict[str, Axes] = {}
     dtypes: dict[str, str] = {}
     for node in program.graph.nodes:
         value = node.meta.get("val")
@@ -257,24 +295,21 @@ def _metas(program: ExportedProgram) -> tuple[dict[str, Sizes], dict[str, str]]:
     return shapes, dtypes
 
 
-def _held(
-    program: ExportedProgram, tensors: Mapping[str, Constant], key: str, path: str
-) -> Constant:
-    """Return the constant of that key: a weight, or a tensor that the code makes itself."""
-    known = tensors.get(key)
-    if known is not None:
-        return known
-    value = program.constants.get(key)
-    if not isinstance(value, torch.Tensor):
+def _made_by_code(
+    program: ExportedProgram, made: Mapping[str, torch.Tensor], key: str, path: str
+) -> torch.Tensor:
+    """Return a tensor that is no weight: the code makes it itself."""
+    value = made.get(key, program.constants.get(key))
+    if not isinstance(value, torch.Tensor) or value.is_meta:
         raise UsageError(f"{key!r} has no value", slug="export", path=path)
-    return computed(key, value.detach())
+    return value.detach()
 
 
 def _visit(
     node: torch.fx.Node,
     build: GraphBuilder,
     names: dict[str, str],
-    types: tuple[dict[str, Sizes], dict[str, str]],
+    values: Values,
 ) -> None:
     """Translate one node of the exported graph."""
     if node.op != "call_function":
@@ -290,13 +325,13 @@ def _visit(
         outputs = tuple(f"{node.name}:{at}" for at in range(len(value)))
     schema = getattr(node.target, "_schema", None)
     if schema is None:
-        call = AtenCall(str(node.target), "", node.name, {}, outputs, *types)
+        call = AtenCall(str(node.target), "", node.name, {}, outputs, values)
     else:
         arguments = dict(zip((a.name for a in schema.arguments), node.args, strict=False))
         arguments |= node.kwargs
         plain = {name: _plain(value, names) for name, value in arguments.items()}
         op = schema.name.removeprefix("aten::")
-        call = AtenCall(op, schema.overload_name, _title(node), plain, outputs, *types)
+        call = AtenCall(op, schema.overload_name, _title(node), plain, outputs, values)
     translate(call, build)
 
 
@@ -308,7 +343,7 @@ def _plain(value: object, names: Mapping[str, str]) -> object:
         return [_plain(part, names) for part in value]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    return SYMBOL
+    return dtype_name(value) if isinstance(value, torch.dtype) else SYMBOL
 
 
 def _title(node: torch.fx.Node) -> str:

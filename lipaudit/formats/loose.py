@@ -4,7 +4,8 @@ A kernel's stride, padding and groups are not in a state dict. Its node says so
 (`geometry: unstated`), and the norm that is then proved holds for all of them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lipaudit.formats import parametrizations
@@ -34,10 +35,14 @@ class LooseLayers:
         return Graph(self.nodes, self.constants)
 
 
-def layers(tensors: Mapping[str, Constant]) -> LooseLayers:
-    """Group tensors by the module that owns them, and give each group its node."""
+def layers(tensors: Mapping[str, Constant], homes: Collection[str] = ()) -> LooseLayers:
+    """Group tensors by the module that owns them, and give each group its node.
+
+    `homes` are the paths of the containers that hold them: what stands there is no part of the
+    name that the network itself has for a layer.
+    """
     effective = parametrizations.effective(tensors)
-    names = _short_names(effective)
+    names = _names(effective, homes)
     nodes: list[Node] = []
     unread: list[Unread] = []
     used: set[str] = set()
@@ -53,7 +58,7 @@ def layers(tensors: Mapping[str, Constant]) -> LooseLayers:
         tuple(nodes),
         {key: constant for key, constant in effective.items() if key in used},
         tuple(unread),
-        (),
+        _shortening(names),
         tuple(sorted(assumptions)),
     )
 
@@ -62,14 +67,13 @@ def _owners(tensors: Iterable[str]) -> dict[str, list[str]]:
     """Group keys by what stands before their last dot."""
     owners: dict[str, list[str]] = {}
     for key in tensors:
-        owner = key.rpartition(".")[0] if "." in key.rpartition("/")[2] else key
+        owner = key.rpartition(".")[0] if "." in _within(key) else key
         owners.setdefault(owner, []).append(key)
     return owners
 
 
 def _nodes(name: str, members: Sequence[str], tensors: Mapping[str, Constant]) -> Iterator[Node]:
-    fields = {key.rpartition(".")[2] if "." in key else "": key for key in members}
-    fields.pop("", None)
+    fields = {_field(key): key for key in members if "." in _within(key)}
     weight = tensors.get(fields.get("weight", ""))
     if weight is not None and _is_batch_norm(fields, weight):
         inputs = ("", *(fields[part] for part in ("weight", "bias", *_STATISTICS)))
@@ -77,10 +81,10 @@ def _nodes(name: str, members: Sequence[str], tensors: Mapping[str, Constant]) -
         return
     for key in members:
         constant = tensors[key]
-        field = key.rpartition(".")[2]
+        field = _field(key)
         if not _is_weight(field) or not _is_number(constant):
             continue
-        title = name if field in {"weight", key} else f"{name}.{field}"
+        title = name if field == "weight" or "." not in _within(key) else f"{name}.{field}"
         bias = fields.get("bias", "") if field == "weight" else ""
         inputs = ("", key, bias) if bias and len(tensors[bias].shape) == 1 else ("", key)
         if len(constant.shape) == 2:
@@ -100,6 +104,8 @@ def _is_weight(field: str) -> bool:
 
 def _is_number(constant: Constant) -> bool:
     dtype = torch_type(constant.dtype)
+    if dtype is not None and dtype.is_complex:
+        return len(constant.shape) == 2  # kernels are convolved as real ones
     return dtype is not None and dtype.is_floating_point
 
 
@@ -109,12 +115,15 @@ def _left_over(
     """Say what becomes of the tensors that are in no node; biases and counters go unmentioned."""
     for key in members:
         constant = tensors[key]
-        field = key.rpartition(".")[2]
+        field = _field(key)
         if key in used or constant.items <= 1 or "bias" in field or field in _STATISTICS:
             continue
         if not _is_number(constant):
-            reason = f"values of type {constant.dtype} without a scale are no weights"
-            yield Unread(key, "tensor", "dtype", reason)
+            is_complex = constant.dtype.startswith("complex")
+            what = "here" if is_complex else "without a scale"
+            reason = f"values of type {constant.dtype} {what} are no weights"
+            is_weight = _is_weight(field) and len(constant.shape) > 1
+            yield Unread(key, "tensor", "weight-type" if is_weight else "dtype", reason)
         elif field == "weight" and len(constant.shape) == 1:
             reason = "a scale without its layer: LayerNorm, GroupNorm and PReLU look alike"
             yield Unread(key, "scale", "no-layer", reason)
@@ -122,17 +131,57 @@ def _left_over(
             yield Unread(key, "tensor", "no-layer", "by its name it is not a layer's weight")
 
 
-def _short_names(tensors: Mapping[str, Constant]) -> dict[str, str]:
-    """Return owner -> name without wrappers, as far as names stay unique."""
-    owners = list(_owners(tensors))
-    short = {owner: _unwrapped(owner.rpartition("/")[2]) for owner in owners}
-    taken = list(short.values())
-    return {
-        owner: name if name and taken.count(name) == 1 else owner for owner, name in short.items()
-    }
+def _names(tensors: Mapping[str, Constant], homes: Collection[str]) -> dict[str, str]:
+    """Return owner -> name: its path from where all layers are, without wrappers of modules.
+
+    Where two layers would get the same name, all of them keep their whole paths.
+    """
+    owners = _owners(tensors)
+    placed = {owner: _home(owner, homes) for owner in owners}
+    weighted = [placed[o] for o, keys in owners.items() if any(map(_is_weight, map(_field, keys)))]
+    root = _common([home.split("/") for home in weighted or placed.values()])
+    named = {owner: _named(owner, placed[owner], root) for owner in owners}
+    unique = len(set(named.values())) == len(named)
+    return named if unique else {owner: owner for owner in owners}
 
 
-def _unwrapped(name: str) -> str:
+def _common(paths: Sequence[Sequence[str]]) -> str:
+    """Return the path that all paths begin with."""
+    same = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return "/".join(parts[0] for parts in same)
+
+
+def _home(owner: str, homes: Collection[str]) -> str:
+    """Return the container that an owner is in; "" for the file itself."""
+    around = owner
+    while around := around.rpartition("/")[0]:
+        if around in homes:
+            return around
+    return ""
+
+
+def _named(owner: str, home: str, root: str) -> str:
+    if not home:
+        return owner
+    within = f"{home}/".removeprefix(f"{root}/").rstrip("/") if root else home
+    name = owner.removeprefix(f"{home}/")
     for prefix in _WRAPPERS:
-        name = name.removeprefix(prefix)
-    return name
+        name = name.removeprefix(prefix) or name
+    return f"{within}/{name}" if within else name
+
+
+def _shortening(names: Mapping[str, str]) -> tuple[str, ...]:
+    """Say what was left out before the layers' names; nothing where they are whole."""
+    cut = {o.removesuffix(name) for o, name in names.items() if o != name and o.endswith(name)}
+    listed = ", ".join(map(repr, sorted(cut)))
+    return (f"names of layers are without {listed}, which stands before them",) if cut else ()
+
+
+def _within(key: str) -> str:
+    """Return what stands behind the last container of a path, or behind a slash in a name."""
+    return key.rpartition("/")[2]
+
+
+def _field(key: str) -> str:
+    """Return the name that a tensor has within its owner."""
+    return _within(key).rpartition(".")[2]

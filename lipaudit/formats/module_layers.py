@@ -1,6 +1,6 @@
 """The torch.nn classes that need more than a name: one small translator each."""
 
-from lipaudit.formats.module_record import ModuleRecord
+from lipaudit.formats.module_record import ModuleRecord, is_size
 from lipaudit.formats.modules import continue_with, translates
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.node import TORCH_DOMAIN, Attribute
@@ -34,10 +34,10 @@ def convolution(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None
     dilation = module.integers("dilation", rank)
     groups = module.attributes.get("groups", 1)
     mode = module.attributes.get("padding_mode", "zeros")
-    pads = _padding(module, weight.shape[2:], dilation or ())
+    pads = None if dilation is None else _padding(module, weight.shape[2:], dilation)
     if stride is None or dilation is None or pads is None:
         return None
-    if not isinstance(groups, int) or not isinstance(mode, str):
+    if not is_size(groups) or not isinstance(mode, str):
         return None
     attributes: dict[str, Attribute] = {
         "strides": stride,

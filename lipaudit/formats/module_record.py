@@ -1,12 +1,15 @@
 """ModuleRecord: an nn.Module as data, out of a pickle that nobody ran or out of a live object."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 
 from lipaudit.formats import parametrizations
 from lipaudit.formats.pickle_guard import Global, Persistent, Record
+from lipaudit.formats.rebuilding import Missing
 from lipaudit.graph.constant import Constant, computed
 
 
@@ -30,22 +33,32 @@ class ModuleRecord:
     def integers(self, name: str, rank: int) -> tuple[int, ...] | None:
         """Return an attribute that is one integer or one an axis; None when it is neither."""
         value = self.attributes.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if is_size(value):
             return (value,) * rank
         if isinstance(value, (tuple, list)) and len(value) == rank:
-            sizes = tuple(v for v in value if isinstance(v, int) and not isinstance(v, bool))
+            sizes = tuple(size for size in value if is_size(size))
             return sizes if len(sizes) == rank else None
         return None
 
     def number(self, name: str, default: float) -> float:
-        """Return a numeric attribute."""
+        """Return a numeric attribute; one that float64 cannot hold is infinite."""
         value = self.attributes.get(name, default)
-        return float(value) if isinstance(value, (int, float)) else default
+        if not isinstance(value, (int, float)):
+            return default
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf if value > 0 else -math.inf
 
     def flag(self, name: str, *, default: bool) -> bool:
         """Return a truth value."""
         value = self.attributes.get(name, default)
         return value if isinstance(value, bool) else default
+
+
+def is_size(value: object) -> TypeGuard[int]:
+    """Tell whether an attribute is an integer that torch can hold; a pickle's may be larger."""
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def from_pickle(record: Record, tensors: Mapping[str, Constant], key: str) -> ModuleRecord:
@@ -109,18 +122,49 @@ def from_live(module: torch.nn.Module, name: str = "") -> ModuleRecord:
 
 def tensors_of(record: Record, key: str) -> dict[str, Constant]:
     """Return every tensor of a pickled module under the key a state dict would give it."""
-    found: dict[str, Constant] = {}
+    found: dict[str, Constant | Missing] = {}
     _collect(record, key, "", found, set())
-    return found
+    return {name: value for name, value in found.items() if isinstance(value, Constant)}
+
+
+def missing_of(record: Record, key: str) -> dict[str, Missing]:
+    """Return likewise the tensors that the module should have, and whose numbers are not there."""
+    found: dict[str, Constant | Missing] = {}
+    _collect(record, key, "", found, set())
+    return {name: value for name, value in found.items() if isinstance(value, Missing)}
+
+
+def paths_in(record: Record) -> int:
+    """Return how many modules and tensors there are, each as often as paths lead to it.
+
+    A module may stand in several places. One that stands twice in one that stands twice, and so
+    on, is a small file of astronomically many.
+    """
+    return _paths_in(record, {})
+
+
+def _paths_in(record: Record, known: dict[int, int]) -> int:
+    if id(record) in known:
+        return known[id(record)]
+    known[id(record)] = 0  # a module that holds itself is entered once
+    state = record.state if isinstance(record.state, dict) else {}
+    own = sum(len(_entries(state.get(group))) for group in ("_parameters", "_buffers"))
+    below = sum(
+        _paths_in(child, known)
+        for child in _entries(state.get("_modules")).values()
+        if isinstance(child, Record)
+    )
+    known[id(record)] = 1 + own + below
+    return known[id(record)]
 
 
 def _collect(
-    record: Record, key: str, name: str, found: dict[str, Constant], above: set[int]
+    record: Record, key: str, name: str, found: dict[str, Constant | Missing], above: set[int]
 ) -> None:
     state = record.state if isinstance(record.state, dict) else {}
     for group in ("_parameters", "_buffers"):
         for field, value in _entries(state.get(group)).items():
-            if isinstance(value, Constant):
+            if isinstance(value, (Constant, Missing)):
                 full = f"{key}/{_dotted(name, field)}" if key else _dotted(name, field)
                 found[full] = value
     for field, child in _entries(state.get("_modules")).items():

@@ -7,15 +7,24 @@ operation come from the registry of layers.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from lipaudit.formats.module_record import ModuleRecord, from_pickle, tensors_of
+from lipaudit.errors import UnsafeFile
+from lipaudit.formats.module_record import (
+    ModuleRecord,
+    from_pickle,
+    missing_of,
+    paths_in,
+    tensors_of,
+)
 from lipaudit.formats.pickle_guard import Record
+from lipaudit.formats.rebuilding import Missing
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import Constant
 from lipaudit.graph.dtypes import torch_type
-from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.model import Model, Topology, Unread
 from lipaudit.graph.node import Edge, Graph
 from lipaudit.layers.registry import all_kinds
 
+_MAX_PATHS = 200_000
 PYTHON_DOMAIN = "python"
 """Of operations that are somebody's Python class."""
 
@@ -45,11 +54,28 @@ def assemble(
     format: str,  # noqa: A002
 ) -> Model:
     """Turn the pickled modules of a checkpoint into a model; one Sequential gives a graph."""
+    if sum(paths_in(record) for record in records.values()) > _MAX_PATHS:
+        raise UnsafeFile(
+            f"more than {_MAX_PATHS:,} modules within modules", slug="pickle-size", path=path
+        )
     tensors: dict[str, Constant] = {}
     for key, record in records.items():
         tensors |= named(tensors_of(record, key))
     modules = [from_pickle(record, tensors, key) for key, record in records.items()]
-    return of_modules(modules, {**others, **tensors}, path=path, format=format)
+    unread = tuple(
+        unread_tensor(name, missing)
+        for key, record in records.items()
+        for name, missing in missing_of(record, key).items()
+    )
+    model = of_modules(modules, {**others, **tensors}, path=path, format=format)
+    return replace(model, unread=unread)
+
+
+def unread_tensor(key: str, missing: Missing) -> Unread:
+    """Say that a tensor has no numbers; of a weight that is more than of a counter."""
+    is_weight = missing.slug == "dtype" and key.endswith("weight")
+    slug = "weight-type" if is_weight else missing.slug
+    return Unread(key, "tensor", slug, missing.reason)
 
 
 def named(tensors: Mapping[str, Constant]) -> dict[str, Constant]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from lipaudit.errors import LipauditError, MalformedFile, UnreadableFile, UnsafeFile
-from lipaudit.formats.source import Source
+from lipaudit.formats.source import Source, changed
+from lipaudit.formats.strangers import pointer
+from lipaudit.graph.model import Fingerprint
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 # onnxruntime notes here what it prepared of a weight for its own kernels: no other meaning.
@@ -44,6 +46,7 @@ class ExternalFiles:
         self._model = model
         self._folders = tuple(dict.fromkeys((model.parent, Path(os.path.realpath(model)).parent)))
         self._sources: dict[str, Source] = {}
+        self._seen: dict[str, Fingerprint] = {}
         self.paths: dict[str, Path] = {}
         """Location name -> the path under which it was found."""
         self.hard_linked: list[str] = []
@@ -83,9 +86,19 @@ class ExternalFiles:
                 slug=error.slug,
                 path=str(self._model),
             ) from error
+        stranger = pointer(source)
+        if stranger:
+            raise UnreadableFile(
+                f"initializer {tensor!r}: external file {name!r}: {stranger}",
+                slug="unsupported-format",
+                path=str(self._model),
+                hint="run `git lfs pull`",
+            )
         if name not in self.paths and source.links > 1:
             self.hard_linked.append(name)
         self.paths[name] = place
+        if self._seen.setdefault(name, source.fingerprint()) != source.fingerprint():
+            raise changed(place)  # another file since it was closed to make room
         return source
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped] # has no stubs
 
-from lipaudit.errors import MalformedFile, WriteRefused
+from lipaudit.errors import MalformedFile, UnsupportedFormat, WriteRefused
 from lipaudit.formats import edits, onnx_renaming, onnx_wire
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Patch, register
 from lipaudit.formats.onnx_graph import GraphReader
@@ -51,6 +51,7 @@ class OnnxFormat(AbstractFormat):
         tensors = TensorReader(source)
         try:
             proto = onnx.ModelProto.FromString(skeleton.data)
+            _check_version(proto.ir_version, str(source.path))
             reader, graph = _read_graph(proto, tensors)
         except DecodeError as error:
             raise MalformedFile(
@@ -96,6 +97,21 @@ class OnnxFormat(AbstractFormat):
         return (
             ChangedFile(main, "", onnx_renaming.with_lengths(source, leaves)),
             *(replace(file, name=names[name]) for name, file in files.items()),
+        )
+
+
+def _check_version(version: int, path: str) -> None:
+    """Raise unless it is a version of the format, and not newer than what is known of it."""
+    if version < 1:
+        stated = f"states IR version {version:,}" if version else "states no IR version"
+        raise MalformedFile(stated, slug="onnx-version", path=path)
+    if version > onnx.IR_VERSION:
+        raise UnsupportedFormat(
+            f"ONNX IR version {version:,} is newer than {onnx.IR_VERSION}, the newest that the "
+            "installed onnx describes",
+            slug="onnx-version",
+            path=path,
+            hint="update onnx, or export for an older version",
         )
 
 

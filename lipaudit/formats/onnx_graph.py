@@ -157,9 +157,9 @@ class GraphReader:
         domain = domain_of(proto.domain)
         opset = scope.opsets.get(domain, 0)
         if not domain and opset < 1:
+            stated = f"the file states {opset:,}" if domain in scope.opsets else "it is not stated"
             raise self._malformed(
-                f"node {label!r} ({proto.op_type}) is of no opset: the file states none",
-                "onnx-opset",
+                f"node {label!r} ({proto.op_type}) is of no opset: {stated}", "onnx-opset"
             )
         attributes: dict[str, Attribute] = {}
         for attribute in proto.attribute:

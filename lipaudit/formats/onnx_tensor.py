@@ -18,7 +18,7 @@ from lipaudit.errors import MalformedFile, NotCertified
 from lipaudit.formats import slots
 from lipaudit.formats.onnx_external import ExternalFiles, location
 from lipaudit.formats.onnx_rank import MAX_RANK
-from lipaudit.formats.onnx_wire import Payload
+from lipaudit.formats.onnx_wire import LONGEST_VARINT, Payload
 from lipaudit.formats.source import Source
 from lipaudit.graph.constant import WRITABLE, Constant, Shape, Slot
 from lipaudit.graph.dtypes import ONNX_DTYPES, torch_type
@@ -120,7 +120,7 @@ class TensorReader:
         flat = indices.shape == (count,)
         if len(values.shape) != 1 or indices.dtype != "int64":
             raise self._malformed(key, "sparse values or indices are of the wrong form")
-        if not flat and indices.shape != (count, len(shape)):
+        if not flat and (not shape or indices.shape != (count, len(shape))):
             raise self._malformed(key, f"sparse indices of shape {list(indices.shape)}")
         found = indices.read().numpy()
         limits = np.array([slots.items(shape)] if flat else shape, dtype=np.int64)
@@ -187,7 +187,10 @@ class TensorReader:
 
         def decode() -> bytes:
             data = self.source.read(payload.offset, payload.length)
-            return self._narrowed(_varints(data), field, dtype, key)
+            items = _varints(data)
+            if items is None:
+                raise self._malformed(key, f"a number in {field} is too long")
+            return self._narrowed(items, field, dtype, key)
 
         place = (self.source.path, payload.offset) if dtype in WRITABLE else None
         length = self._count(payload, key) * _width(dtype)
@@ -287,12 +290,14 @@ def _unpacked(data: bytes, dtype: str) -> np.ndarray[Any, Any]:
     return signed
 
 
-def _varints(data: bytes) -> _Array:
-    """Decode packed base-128 numbers into 64 bits, as protobuf does for every integer."""
+def _varints(data: bytes) -> _Array | None:
+    """Decode packed base-128 numbers into 64 bits, as protobuf does; None where it does not."""
     packed = np.frombuffer(data, dtype=np.uint8)
     ends = np.flatnonzero(packed < 0x80)
     starts = np.concatenate((np.zeros(1, dtype=np.int64), ends[:-1] + 1))[: len(ends)]
     lengths = ends - starts + 1
+    if lengths.max(initial=0) > LONGEST_VARINT:
+        return None
     values = np.zeros(len(ends), dtype="<u8")
     for place in range(int(lengths.max(initial=0))):
         there = lengths > place

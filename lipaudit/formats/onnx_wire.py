@@ -12,6 +12,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import reduce
 from typing import Any, NamedTuple
 
 import onnx
@@ -23,11 +24,18 @@ MAX_NODES = 500_000
 MAX_DEPTH = 64
 # A node of an honest file takes about ten fields; a field takes this walk about a microsecond.
 _MAX_FIELDS = 2_000_000
+# Messages that say nothing are no field's worth of file, and many fields' worth of work.
+_TINY = 4
+_TINY_COST = 8
 _MAX_SKELETON = 1 << 26
 _CHUNK = 1 << 18
 _VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
-_LONGEST_VARINT = 10
+LONGEST_VARINT = 10
+_LAST_NUMBER = (1 << 29) - 1
+"""Of a field, by the encoding."""
+_GROWTH = 8
+"""A byte of packed integers becomes a number of eight; one of packed floats, about as much."""
 _TOKEN = struct.Struct("<BQQ")
 
 
@@ -73,6 +81,7 @@ class _Field:
     message: str
     is_repeated: bool
     is_text: bool
+    is_number: bool
 
 
 class _Run(NamedTuple):
@@ -100,6 +109,15 @@ _KEPT: Mapping[str, str] = {
     "OperatorSetIdProto": "domain version",
     "StringStringEntryProto": "key value",
     "ValueInfoProto": "name type",
+    "TypeProto": "tensor_type sequence_type map_type sparse_tensor_type optional_type opaque_type "
+    "denotation",
+    "TypeProto.Tensor": "elem_type shape",
+    "TypeProto.SparseTensor": "elem_type shape",
+    "TypeProto.Sequence": "elem_type",
+    "TypeProto.Optional": "elem_type",
+    "TypeProto.Map": "key_type value_type",
+    "TensorShapeProto": "dim",
+    "TensorShapeProto.Dimension": "dim_value dim_param",
 }
 _VALUES = frozenset(
     {"raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"}
@@ -110,16 +128,20 @@ _TRAINING = onnx.ModelProto.TRAINING_INFO_FIELD_NUMBER
 
 def _rules(message: str) -> dict[int, _Field]:
     """Take the field numbers from the library's own description of the message."""
-    described: Mapping[str, Any] = getattr(onnx, message).DESCRIPTOR.fields_by_name
+    described: Mapping[str, Any] = reduce(
+        getattr, message.split("."), onnx
+    ).DESCRIPTOR.fields_by_name
     rules = {}
     for name in _KEPT[message].split():
         field = described[name]
-        inner = field.message_type.name if field.message_type is not None else ""
+        kind = field.message_type
+        inner = kind.full_name.removeprefix("onnx.") if kind is not None else ""
         action = _Action.MESSAGE if inner in _KEPT else _Action.COPY
         if message == "TensorProto" and name in _VALUES:
             action = _Action.PAYLOAD
         is_text = field.type == field.TYPE_STRING
-        rules[field.number] = _Field(name, action, inner, field.is_repeated, is_text)
+        is_number = kind is None and field.type not in {field.TYPE_STRING, field.TYPE_BYTES}
+        rules[field.number] = _Field(name, action, inner, field.is_repeated, is_text, is_number)
     return rules
 
 
@@ -176,6 +198,8 @@ class Walk:
             raise self._unsafe(f"graph nested deeper than {MAX_DEPTH} messages", "onnx-depth")
         if name == "NodeProto":
             self._count_node()
+        elif end - start < _TINY:
+            self._fields += _TINY_COST
         rules = _RULES[name]
         out = bytearray()
         seen: set[int] = set()
@@ -218,8 +242,8 @@ class Walk:
         if self._fields > _MAX_FIELDS:
             raise self._unsafe(f"more than {_MAX_FIELDS:,} protobuf fields", "onnx-fields")
         key = self.varint(end)
-        if not key >> 3:
-            raise self._malformed("field number 0", self.position)
+        if not 0 < key >> 3 <= _LAST_NUMBER:
+            raise self._malformed(f"field number {key >> 3:,}", self.position)
         return key >> 3, key & 7
 
     def skip(self, wire: int, end: int) -> tuple[int, int]:
@@ -244,14 +268,14 @@ class Walk:
     def varint(self, end: int) -> int:
         """Read a base-128 number."""
         at = self.position - self._base
-        if at < 0 or at + _LONGEST_VARINT > len(self._window):
+        if at < 0 or at + LONGEST_VARINT > len(self._window):
             at = self._refill()
         elif self._window[at] < 0x80 and self.position < end:
             self.position += 1
             return self._window[at]
         window, limit = self._window, min(len(self._window), end - self._base)
         value = shift = 0
-        for place in range(at, min(at + _LONGEST_VARINT, limit)):
+        for place in range(at, min(at + LONGEST_VARINT, limit)):
             byte = window[place]
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
@@ -275,7 +299,8 @@ class Walk:
 
     def _copied(self, run: _Run, rule: _Field) -> bytes:
         """Return a field as it stands in the file."""
-        self._keep(run.end - run.start)
+        grows = run.is_bytes and rule.is_number
+        self._keep((run.end - run.start) * (_GROWTH if grows else 1))
         if rule.is_text:
             self._check_text(rule.name, run.data, run.end)
         return self._bytes(run.start, run.end)
@@ -297,7 +322,7 @@ class Walk:
             return _encoded(_RAW, token)
         if first.number == _RAW:
             raise self._malformed("a tensor has raw_data twice", first.start)
-        self._keep(sum(run.end - run.start for run in filled))
+        self._keep(_GROWTH * sum(run.end - run.start for run in filled))
         return b"".join(self._bytes(run.start, run.end) for run in filled)
 
     def _check_text(self, name: str, start: int, end: int) -> None:

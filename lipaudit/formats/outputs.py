@@ -23,7 +23,7 @@ def check(target: Path, originals: Sequence[Path], *, force: bool) -> None:
 
 
 def put(files: Mapping[Path, bytes], *, originals: Sequence[Path], force: bool) -> None:
-    """Write files, each of which appears whole; the first one only when all lie on the disk."""
+    """Write files, each of which appears whole, and none without the others."""
     with contextlib.ExitStack() as stack:
         stages = []
         for path, content in files.items():
@@ -31,8 +31,7 @@ def put(files: Mapping[Path, bytes], *, originals: Sequence[Path], force: bool) 
                 stage = stack.enter_context(atomic.staged(path, originals=originals, force=force))
                 _write(stage.main, content, path)
                 stages.append(stage)
-        for stage in stages:
-            stage.commit(originals=originals, force=force)
+        atomic.commit(stages, originals=originals, force=force)
     for path, content in files.items():
         if is_device(path):
             _write(path, content, path)
@@ -42,15 +41,41 @@ def put_in(
     folder: Path, files: Mapping[str, bytes], *, originals: Sequence[Path], force: bool
 ) -> None:
     """Write files into a folder, which is made if it is missing."""
+    made = False
     try:
+        made = not folder.exists()
         folder.mkdir(exist_ok=True)
+        put(
+            {folder / name: content for name, content in files.items()},
+            originals=originals,
+            force=force,
+        )
     except OSError as error:
         raise refused(folder, error) from error
-    put(
-        {folder / name: content for name, content in files.items()},
-        originals=originals,
-        force=force,
-    )
+    finally:
+        if made:  # stays, unless nothing came into it
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def append(path: Path, content: bytes) -> None:
+    """Add to a file that others write as well: all of it, or nothing."""
+    if is_device(path):
+        _write(path, content, path)
+        return
+    try:
+        end = path.stat().st_size if path.exists() else None
+        try:
+            with path.open("ab") as out:
+                out.write(content)
+                out.flush()
+                os.fsync(out.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                path.unlink() if end is None else os.truncate(path, end)
+            raise
+    except OSError as error:
+        raise refused(path, error) from error
 
 
 def is_device(path: Path) -> bool:

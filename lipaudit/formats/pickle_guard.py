@@ -2,17 +2,19 @@
 
 Every global becomes an inert `Global`, every call an inert `Record` of what would have been
 called with what. Nothing is imported. Lengths are checked against the bytes that are left
-before anything is allocated, containers hold references only, and the depth of the result is
-bounded, so that memory stays a small multiple of the pickle's size.
+before anything is allocated, containers hold references only, and their number, the depth of
+the result and the keys of numbers are bounded, so that time and memory stay within bounds that no
+file can choose.
 """
 
 import struct
 from dataclasses import dataclass
 
+from lipaudit.errors import LipauditError
 from lipaudit.formats.pickle_machine import Global, Machine, Persistent, Record
 from lipaudit.formats.pickle_opcodes import OPCODES
 
-__all__ = ["Global", "Persistent", "Pickled", "Record", "unpickle"]
+__all__ = ["Global", "Persistent", "Pickled", "Record", "mentioned", "unpickle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,26 @@ class Pickled:
 def unpickle(data: bytes, *, start: int = 0, path: str) -> Pickled:
     """Walk the pickle that begins at `start`; raise a `FileError` when it is not one."""
     machine = Machine(data, start, path)
-    try:
-        value = machine.run(OPCODES)
-    except (IndexError, struct.error, TypeError, KeyError, UnicodeDecodeError) as error:
-        # The stack ran dry, a mark is missing, an operand has the wrong type.
-        raise machine.broken(f"broken at byte {machine.position:,}") from error
+    value = _run(machine)
     return Pickled(value, tuple(machine.globals), machine.position)
+
+
+def mentioned(data: bytes, *, start: int = 0, path: str) -> tuple[tuple[Global, ...], int]:
+    """Return the names that a pickle mentions as far as it can be walked, and where it ends.
+
+    The end is -1 when it breaks off: all that stands before would be run nevertheless.
+    """
+    machine = Machine(data, start, path)
+    try:
+        _run(machine)
+    except LipauditError:
+        return tuple(machine.globals), -1
+    return tuple(machine.globals), machine.position
+
+
+def _run(machine: Machine) -> object:
+    try:
+        return machine.run(OPCODES)
+    except (IndexError, struct.error, TypeError, KeyError, ValueError) as error:
+        # The stack ran dry, a mark is missing, an operand has the wrong type, a number no digits.
+        raise machine.broken(f"broken at byte {machine.position:,}") from error

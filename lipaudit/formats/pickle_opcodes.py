@@ -47,33 +47,33 @@ def _tuple(m: Machine, count: int) -> None:
     if len(parts) < count:
         raise m.broken("the stack ran dry")
     del m.stack[len(m.stack) - count :]
-    m.push(m.made(tuple(parts), parts))
+    m.push(m.made(tuple(parts)))
 
 
 def _mark_tuple(m: Machine) -> None:
     parts = m.since_mark()
-    m.push(m.made(tuple(parts), parts))
+    m.push(m.made(tuple(parts)))
 
 
 def _mark_list(m: Machine) -> None:
     parts = m.since_mark()
-    m.push(m.made(parts, parts))
+    m.push(m.made(parts))
 
 
 def _mark_dict(m: Machine) -> None:
     pairs = m.since_mark()
-    m.push(m.made({}, []))
+    m.push(m.made({}))
     m.store(m.stack[-1], pairs)
 
 
 def _mark_set(m: Machine) -> None:
     parts = m.since_mark()
     record = Record(Global("builtins", "frozenset"), (), elements=parts)
-    m.push(m.made(record, parts))
+    m.push(m.made(record))
 
 
 def _empty_set(m: Machine) -> None:
-    m.push(m.made(Record(Global("builtins", "set"), ()), []))
+    m.push(m.made(Record(Global("builtins", "set"), ())))
 
 
 def _set_item(m: Machine) -> None:
@@ -114,20 +114,20 @@ def _reduce(m: Machine) -> None:
 
 def _new_ex(m: Machine) -> None:
     kwargs, args, made_by = m.stack.pop(), m.stack.pop(), m.stack.pop()
-    m.call(made_by, args, kwargs)
+    m.call(made_by, (args, kwargs))
 
 
 def _build(m: Machine) -> None:
     state = m.stack.pop()
     target = m.stack[-1]
-    if isinstance(target, Record):
-        target.state = state
-        m.deepen(target, [state])
+    if not isinstance(target, Record):
+        raise m.broken(f"a state for a {type(target).__name__}")
+    target.state = state
 
 
 def _persistent(m: Machine) -> None:
     identity = m.stack.pop()
-    m.push(m.made(Persistent(identity), [identity]))
+    m.push(m.made(Persistent(identity)))
 
 
 def _get(index: Callable[[Machine], int]) -> Handler:
@@ -197,11 +197,11 @@ def _persistent_line(m: Machine) -> None:
 
 
 def _list(m: Machine) -> None:
-    m.push(m.made([], []))
+    m.push(m.made([]))
 
 
 def _dict(m: Machine) -> None:
-    m.push(m.made({}, []))
+    m.push(m.made({}))
 
 
 def _line_index(m: Machine) -> int:

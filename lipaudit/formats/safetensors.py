@@ -109,9 +109,12 @@ def _header(source: Source) -> tuple[dict[str, Any], int]:
             slug="safetensors-header",
             path=path,
         )
-    header = strict_json.parse(source.read(_PREFIX, length), "header", path=path)
-    if not isinstance(header, dict):
-        raise MalformedFile("header is no JSON object", slug="safetensors-header", path=path)
+    text = source.read(_PREFIX, length)
+    header = strict_json.parse(text, "header", path=path)
+    if not isinstance(header, dict) or not text.startswith(b"{"):
+        raise MalformedFile(
+            "header is no JSON object that begins with {", slug="safetensors-header", path=path
+        )
     metadata = header.pop(_METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise MalformedFile(

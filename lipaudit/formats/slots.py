@@ -7,6 +7,19 @@ from lipaudit.formats.base import Edit
 from lipaudit.formats.source import Source
 from lipaudit.graph.constant import Constant, Slot
 
+COMPUTABLE = frozenset(
+    {
+        "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+        "float16", "bfloat16", "float32", "float64", "complex32", "complex64", "complex128",
+        "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+    }
+)  # fmt: skip
+"""Types whose items torch turns into float64. It has more names, and crashes on some of them."""
+_LIMIT = 1 << 63
+"""Of strides and offsets in torch."""
+_MOST_ITEMS = 1 << 58
+"""Of sizes multiplied, zeros left out: torch counts bytes in 64 bits, up to sixteen an item."""
+
 
 def stored(name: str, slot: Slot, source: Source, *, scaled_by: str | None = None) -> Constant:
     """Return the lazy constant whose values lie in a slot of an open file."""
@@ -31,9 +44,13 @@ def check(slot: Slot, source: Source, name: str) -> None:
     empty = 0 in slot.shape
     problem = ""
     if any(count < 0 for count in slot.shape):
-        problem = f"has a negative size in shape {list(slot.shape)}"
+        problem = f"has size {min(slot.shape)}"
+    elif items(tuple(max(count, 1) for count in slot.shape)) > _MOST_ITEMS:
+        problem = "has a size that overflows"
     elif slot.first < 0 or any(stride < 0 for stride in slot.strides):
         problem = "has a negative offset or stride"
+    elif max((slot.first, *slot.strides)) >= _LIMIT:
+        problem = "has an offset or stride that overflows"
     elif slot.offset + slot.length > source.size:
         problem = f"needs bytes up to {slot.offset + slot.length:,}, the file has {source.size:,}"
     elif not empty and (reach + 1) * size > slot.length:
@@ -51,7 +68,8 @@ def window(storage: bytearray, slot: Slot) -> torch.Tensor:
     dtype = torch_dtype(slot.dtype)
     if 0 in slot.shape or not storage:
         return torch.zeros(slot.shape, dtype=dtype)
-    flat = torch.frombuffer(storage, dtype=dtype)
+    # Some writers round a storage up: what is left of it is no item.
+    flat = torch.frombuffer(storage, dtype=dtype, count=len(storage) // dtype.itemsize)
     return torch.as_strided(flat, slot.shape, slot.strides, slot.first)
 
 
@@ -68,6 +86,11 @@ def torch_dtype(name: str) -> torch.dtype:
     if not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype {name} not supported")
     return dtype
+
+
+def is_dtype(name: str) -> bool:
+    """Tell whether torch has a type of that name."""
+    return isinstance(getattr(torch, name, None), torch.dtype)
 
 
 def item_size(name: str) -> int:

@@ -4,17 +4,33 @@ Everything is read through the one descriptor that was checked, so a file that i
 between the check and the read changes nothing.
 """
 
-import hashlib
 import os
 import stat
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lipaudit.cache import hashing
 from lipaudit.errors import MalformedFile, UnreadableFile
-from lipaudit.graph.model import Fingerprint
 
-_CHUNK = 1 << 20
+if TYPE_CHECKING:
+    from lipaudit.graph.model import Fingerprint  # that a file is missing is said without torch
+
+_opened: ContextVar["set[Fingerprint] | None"] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def noted() -> "Iterator[set[Fingerprint]]":
+    """Note what every file is that is opened meanwhile."""
+    found: set[Fingerprint] = set()
+    before = _opened.set(found)
+    try:
+        yield found
+    finally:
+        _opened.reset(before)
 
 
 class Source:
@@ -25,6 +41,8 @@ class Source:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         try:
+            # Opening a device can act on it, and a socket cannot be opened at all.
+            self._check_kind(path.stat(follow_symlinks=follow))
             self._descriptor = os.open(path, flags)
         except FileNotFoundError:
             raise UnreadableFile("no such file", slug="no-such-file", path=str(path)) from None
@@ -34,17 +52,22 @@ class Source:
             ) from error
         weakref.finalize(self, os.close, self._descriptor)
         status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableFile("not a regular file", slug="not-a-file", path=str(path))
+        self._check_kind(status)  # it may be another one by now
         self.size = status.st_size
         self.links = status.st_nlink
         if self.size == 0:
             raise UnreadableFile("file is empty (0 bytes)", slug="empty-file", path=str(path))
+        found = _opened.get()
+        if found is not None:
+            found.add(_fingerprint(status))
 
-    def fingerprint(self) -> Fingerprint:
+    def _check_kind(self, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+            raise UnreadableFile("not a regular file", slug="not-a-file", path=str(self.path))
+
+    def fingerprint(self) -> "Fingerprint":
         """Tell the open file as it is now from any other."""
-        status = os.fstat(self._descriptor)
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return _fingerprint(os.fstat(self._descriptor))
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly these bytes; asking past the end is a malformed file."""
@@ -58,9 +81,7 @@ class Source:
         while length > 0:
             part = os.pread(self._descriptor, length, offset)
             if not part:
-                raise UnreadableFile(
-                    "file shrank while it was read", slug="changed", path=str(self.path)
-                )
+                raise self._shrank()
             parts.append(part)
             offset += len(part)
             length -= len(part)
@@ -72,15 +93,49 @@ class Source:
 
     def digest(self) -> str:
         """Return the SHA-256 of the whole file in hexadecimal."""
-        total = hashlib.sha256()
-        for offset in range(0, self.size, _CHUNK):
-            total.update(self.read(offset, min(_CHUNK, self.size - offset)))
-        return total.hexdigest()
+        try:
+            return hashing.of_descriptor(self._descriptor, self.size)
+        except EOFError:
+            raise self._shrank() from None
+
+    def _shrank(self) -> UnreadableFile:
+        return UnreadableFile("file shrank while it was read", slug="changed", path=str(self.path))
+
+
+def opened(path: str) -> Source | None:
+    """Open what a user named, if it can be read at all; None for a folder."""
+    try:
+        # Unlike Path.is_dir, os.path's is False for a name that is too long or out of reach.
+        return None if os.path.isdir(path) else Source(Path(path))  # noqa: PTH112
+    except ValueError as error:  # a NUL byte in the name
+        raise UnreadableFile(f"is no file name: {error}", slug="no-such-file", path=path) from error
+
+
+def _fingerprint(status: os.stat_result) -> "Fingerprint":
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def check_unchanged(seen: "Mapping[Path, Fingerprint]") -> None:
+    """Raise if one of the files was written to since it was seen.
+
+    Another file that took its place, or none, is no matter: what was opened stays as it was.
+    """
+    for path, before in seen.items():
+        try:
+            now = _fingerprint(path.stat())
+        except OSError:
+            continue
+        if now[:2] == before[:2] and now != before:
+            raise changed(path)
+
+
+def changed(path: Path) -> UnreadableFile:
+    """Return the error about a file of which one part is older than another."""
+    return UnreadableFile(
+        "changed while it was read", slug="changed", path=str(path), hint="run it again"
+    )
 
 
 def digest_of(paths: Sequence[Path]) -> str:
     """Return the SHA-256 of a file, or for several the SHA-256 of all of theirs in order."""
-    digests = [Source(path).digest() for path in paths]
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("".join(digests).encode("ascii")).hexdigest()
+    return hashing.combined([Source(path).digest() for path in paths])

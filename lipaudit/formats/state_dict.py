@@ -2,25 +2,29 @@
 
 A checkpoint is often wrapped: `{"state_dict": ..., "optimizer": ...}`, lists, several networks
 side by side. Every tensor keeps its full path as its key (`state_dict/module.conv1.weight`);
-layers are called by what is left when wrappers and the prefixes of DataParallel and
-torch.compile are taken off.
+layers are called by their path from the container of all of them (`generator/conv1` beside
+`critic/conv1`), without the prefixes of DataParallel and torch.compile in it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lipaudit.errors import MalformedFile
+from lipaudit.errors import MalformedFile, UnsafeFile
 from lipaudit.formats import chain, loose, modules
+from lipaudit.formats.branch import TOP, Branch
 from lipaudit.formats.pickle_guard import Record
+from lipaudit.formats.rebuilding import Missing
 from lipaudit.formats.source import Source
-from lipaudit.formats.torch_tensors import Missing
 from lipaudit.graph.constant import Constant
 from lipaudit.graph.model import Model, Topology, Unread
 
 # What training keeps beside the weights.
 _TRAINING = ("optimizer", "optim", "scheduler", "lr_scheduler", "scaler", "amp", "grad_scaler")
 _AVERAGED = frozenset({"ema", "model_ema", "ema_state_dict", "state_dict_ema", "ema_model"})
+_MAX_CHARACTERS = 1 << 24
+"""Of the names of all tensors of a file. One of a megabyte is read; a hundred thousand tensors
+below it would fill the memory."""
 _SCRIPT = "__torch__"
 """Package of the classes in a TorchScript archive."""
 
@@ -33,6 +37,8 @@ class Found:
     missing: tuple[Unread, ...]
     modules: Mapping[str, Record]
     skipped: tuple[str, ...]
+    homes: frozenset[str]
+    """The paths of the containers in which tensors lie."""
 
 
 def assemble(
@@ -50,12 +56,14 @@ def assemble(
     `may_assume` is False when the wiring is in the file but not read: then no chain may be
     guessed in its place.
     """
-    found = _search(tree)
+    found = _search(tree, path)
     if found.modules:
         model = modules.assemble(found.modules, found.tensors, path=path, format=format)
         model = replace(model, ties=ties(model.tensors))
     else:
-        model = _from_tensors(found.tensors, path=path, format=format, may_assume=may_assume)
+        model = _from_tensors(
+            found.tensors, found.homes, path=path, format=format, may_assume=may_assume
+        )
     if not (model.tensors or found.missing or found.modules):
         what = "optimizer state only" if found.skipped else "it holds no tensor"
         raise MalformedFile(f"no weight tensors found ({what})", slug="no-weights", path=path)
@@ -82,19 +90,20 @@ def assemble_flat(
     """Turn tensors by name into a model."""
     if not tensors:
         raise MalformedFile("no weight tensors found (it holds none)", slug="no-weights", path=path)
-    model = _from_tensors(tensors, path=path, format=format, may_assume=True)
+    model = _from_tensors(tensors, frozenset(), path=path, format=format, may_assume=True)
     return replace(model, files=files, notes=(*notes, *model.notes), digest=digest)
 
 
 def _from_tensors(
     tensors: Mapping[str, Constant],
+    homes: frozenset[str],
     *,
     path: str,
     format: str,  # noqa: A002 - it is what the model calls it
     may_assume: bool,
 ) -> Model:
     used, notes = _without_averages(tensors)
-    layers = loose.layers(used)
+    layers = loose.layers(used, homes)
     chained = chain.assume(layers) if may_assume else chain.Chain(None)
     return Model(
         path=path,
@@ -134,53 +143,66 @@ def ties(tensors: Mapping[str, Constant]) -> dict[str, str]:
     return tied
 
 
-def _search(tree: object) -> Found:
+def _search(tree: object, path: str) -> Found:
     tensors: dict[str, Constant] = {}
     missing: list[Unread] = []
     found_modules: dict[str, Record] = {}
     skipped: list[str] = []
-    for key, value in _leaves(tree, "", skipped, set()):
+    homes: dict[int, Branch] = {}
+    names: set[str] = set()
+    characters = 0
+    for branch, value in _leaves(tree, TOP, skipped, set()):
+        homes[id(branch.home)] = branch.home
+        key = str(branch) or ("" if isinstance(value, Record) else "tensor")
+        characters += len(key)
+        if characters > _MAX_CHARACTERS:
+            raise UnsafeFile("its tensors have names without end", slug="pickle-size", path=path)
+        if key in names:
+            raise MalformedFile(f"two entries are called {key!r}", slug="tensor", path=path)
+        names.add(key)
         if isinstance(value, Constant):
             tensors[key] = replace(
                 value, name=key, sources=(key,), scaled_by=key if value.scaled_by else None
             )
         elif isinstance(value, Missing):
-            missing.append(Unread(key, "tensor", value.slug, value.reason))
+            missing.append(modules.unread_tensor(key, value))
         elif isinstance(value, Record):
-            found_modules["" if key == "tensor" else key] = value
-    return Found(tensors, tuple(missing), found_modules, tuple(skipped))
+            found_modules[key] = value
+    inside = frozenset(str(home) for home in homes.values())
+    return Found(tensors, tuple(missing), found_modules, tuple(skipped), inside)
 
 
 def _leaves(
-    value: object, path: str, skipped: list[str], seen: set[int]
-) -> Iterator[tuple[str, object]]:
+    value: object, branch: Branch, skipped: list[str], seen: set[int]
+) -> Iterator[tuple[Branch, object]]:
     """Yield every tensor and every pickled module with its path, in file order."""
     if isinstance(value, (Constant, Missing)) or _is_module(value):
-        yield path or "tensor", value
+        yield branch, value
         return
     if id(value) in seen:
         return
     seen.add(id(value))
-    for name, part in _parts(value, path):
-        key = name.rpartition("/")[2].lower()
-        if isinstance(value, dict) and key.startswith(_TRAINING) and not isinstance(part, Constant):
-            skipped.append(name)
+    for step, part in _parts(value, branch):
+        is_training = isinstance(step.key, str) and step.key.lower().startswith(_TRAINING)
+        if isinstance(value, dict) and is_training and not isinstance(part, Constant):
+            skipped.append(step.shown())
         else:
-            yield from _leaves(part, name, skipped, seen)
+            yield from _leaves(part, step, skipped, seen)
 
 
-def _parts(value: object, path: str) -> Iterator[tuple[str, object]]:
+def _parts(value: object, branch: Branch) -> Iterator[tuple[Branch, object]]:
     """Yield what a container holds, each with its path."""
     if isinstance(value, dict):
-        for key, part in value.items():
-            yield (f"{path}/{key}" if path else str(key)), part
+        yield from ((branch.entry(key), part) for key, part in value.items() if _may_hold(part))
     elif isinstance(value, (list, tuple)):
-        for at, part in enumerate(value):
-            yield f"{path}[{at}]", part
+        yield from ((branch.item(at), part) for at, part in enumerate(value) if _may_hold(part))
     elif isinstance(value, Record) and value.kind.startswith(_SCRIPT):
         fields = value.state if isinstance(value.state, dict) else {}
-        for key, part in fields.items():
-            yield (f"{path}.{key}" if path else str(key)), part
+        yield from ((branch.field(key), part) for key, part in fields.items() if _may_hold(part))
+
+
+def _may_hold(value: object) -> bool:
+    return isinstance(value, (dict, list, tuple, Record, Constant, Missing))
 
 
 def _is_module(value: object) -> bool:

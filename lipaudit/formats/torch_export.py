@@ -18,18 +18,22 @@ from lipaudit.errors import (
 )
 from lipaudit.formats import edits, slots
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Edit, Patch, register
-from lipaudit.formats.dangerous import alarms
+from lipaudit.formats.dangerous import calls
 from lipaudit.formats.exported_graph import DTYPES, ExportedGraph
-from lipaudit.formats.pickle_guard import unpickle
+from lipaudit.formats.pickle_guard import Global, mentioned
 from lipaudit.formats.source import Source
 from lipaudit.formats.state_dict import ties
-from lipaudit.formats.zip_archive import Archive, nested
+from lipaudit.formats.zip_archive import Archive, Member, Part
 from lipaudit.graph.constant import Constant, Slot
 from lipaudit.graph.model import Model, Topology
 
 SCHEMA_MAJOR = 8
 """Of torch 2.5 to 2.13; a new major number means that meanings changed."""
 _STRIDED = 7
+_MAX_PICKLE = 25_000_000
+_LEGACY_PICKLES = 4
+"""How many follow the first one in the layout before torch 1.6; raw items follow them."""
+_OBJECTS = ("data/constants/custom_obj_", "data/constants/opaque_obj_")
 
 
 @register
@@ -44,7 +48,7 @@ class TorchExport(AbstractFormat):
         if source.head(4) != b"PK\x03\x04":
             return False
         try:
-            names = Archive.open(source).members
+            names = Archive.open(source, check=False).members
         except LipauditError:
             return False  # the torch reader says what is wrong with the zip
         return "archive_format" in names or "serialized_exported_program.json" in names
@@ -60,7 +64,7 @@ class TorchExport(AbstractFormat):
             )
         document = _json(archive, models[0])
         _check_version(document, path)
-        tensors = _tensors(archive, path)
+        tensors = _tensors(archive, source)
         graph = ExportedGraph(document, tensors, path).read()
         return Model(
             path=path,
@@ -69,7 +73,7 @@ class TorchExport(AbstractFormat):
             tensors=tensors,
             graph=graph,
             topology=Topology.STATED,
-            alarms=_alarms(archive),
+            alarms=_alarms(archive, source),
             ties=ties(tensors),
             digest=source.digest,
         )
@@ -116,8 +120,9 @@ def _check_version(document: Mapping[str, Any], path: str) -> None:
         )
 
 
-def _tensors(archive: Archive, path: str) -> dict[str, Constant]:
+def _tensors(archive: Archive, source: Source) -> dict[str, Constant]:
     """Return every weight and stored constant by name."""
+    path = str(source.path)
     tensors: dict[str, Constant] = {}
     for folder, config in (
         ("weights", "model_weights_config"),
@@ -129,13 +134,14 @@ def _tensors(archive: Archive, path: str) -> dict[str, Constant]:
             raise MalformedFile(f"{name} has no config", slug="pt2-json", path=path)
         for key, entry in entries.items():
             if isinstance(entry, dict) and entry.get("tensor_meta") is not None:
-                tensors[key] = _stored(archive, folder, key, entry, path)
+                tensors[key] = _stored(archive, source, f"data/{folder}", key, entry)
     return tensors
 
 
 def _stored(
-    archive: Archive, folder: str, key: str, entry: Mapping[str, Any], path: str
+    archive: Archive, source: Source, folder: str, key: str, entry: Mapping[str, Any]
 ) -> Constant:
+    path = str(source.path)
     if entry.get("use_pickle") is not False:
         raise UnsafeFile(
             f"weight {key!r} is pickled inside the pt2",
@@ -143,15 +149,21 @@ def _stored(
             path=path,
             hint="export it again with torch 2.10 or newer",
         )
-    member = archive.members.get(f"data/{folder}/{entry.get('path_name')}")
+    member = archive.members.get(f"{folder}/{entry.get('path_name')}")
     meta = entry["tensor_meta"]
-    dtype = DTYPES.get(meta.get("dtype", 0)) if isinstance(meta, dict) else None
-    if member is None or dtype is None or meta.get("layout") != _STRIDED:
-        raise MalformedFile(
-            f"weight {key!r} has no bytes or an unknown type", slug="pt2-weight", path=path
-        )
+    number = meta.get("dtype") if isinstance(meta, dict) else None
+    dtype = DTYPES.get(number) if isinstance(number, int) else None
+    problem = ""
+    if member is None:
+        problem = f"has no bytes: no member {entry.get('path_name')!r}"
+    elif dtype is None:
+        problem = "has items of unknown type"
+    elif meta.get("layout") != _STRIDED:
+        problem = "has an unknown layout"
+    if member is None or dtype is None or problem:
+        raise MalformedFile(f"weight {key!r} {problem}", slug="pt2-weight", path=path)
     slot = Slot(
-        path=archive.source.path,
+        path=source.path,
         offset=member.offset,
         length=member.length,
         dtype=dtype,
@@ -161,7 +173,7 @@ def _stored(
     )
     if len(slot.shape) != len(slot.strides):
         raise MalformedFile(f"weight {key!r} has odd strides", slug="pt2-weight", path=path)
-    return slots.stored(key, slot, archive.source)
+    return slots.stored(key, slot, source)
 
 
 def _integers(value: object, key: str, path: str) -> tuple[int, ...]:
@@ -175,15 +187,42 @@ def _integers(value: object, key: str, path: str) -> tuple[int, ...]:
     return known
 
 
-def _alarms(archive: Archive) -> tuple[str, ...]:
-    """Look through the pickled sample inputs, which lipaudit has no use for."""
-    found: dict[str, None] = {}
+def _alarms(archive: Archive, source: Source) -> tuple[str, ...]:
+    """Look through the pickled sample inputs and objects, which lipaudit has no use for."""
+    names: dict[Global, None] = {}
+    found: list[str] = []
     for name, member in archive.members.items():
-        if name.endswith(".pt") and member.length < strict_json.MAX_BYTES:
-            data = archive.read(name)
-            try:
-                pickled = unpickle(nested(data, "data.pkl"), path=str(archive.source.path))
-            except LipauditError:
-                continue  # not a pickle that could be opened, so none that could run
-            found |= dict.fromkeys(alarms(pickled))
-    return tuple(found)
+        if not name.endswith(".pt") and not name.startswith(_OBJECTS):
+            continue
+        seen, is_whole = _names_in(Part(source, member.offset, member.length), member)
+        names |= dict.fromkeys(seen)
+        if not is_whole:
+            found.append(f"in {name} cannot be looked through")
+    return (*calls(names), *found)
+
+
+def _names_in(part: Part, member: Member) -> tuple[tuple[Global, ...], bool]:
+    """Return the names that a member written by torch.save mentions, and whether these are all.
+
+    A pickle is run up to where it breaks, so that what can be walked of a broken one counts.
+    """
+    path = str(part.path)
+    head = part.read(0, min(4, part.size))
+    try:
+        if head == b"PK\x03\x04":
+            inner = Archive.open(part, check=False)
+            pickles = inner.read("data.pkl", limit=_MAX_PICKLE)
+        else:
+            pickles = part.read(0, min(part.size, _MAX_PICKLE))
+    except LipauditError:
+        return (), False
+    if member.is_packed:
+        return (), False
+    names, end = mentioned(pickles, path=path)
+    found = list(names)
+    for _ in range(_LEGACY_PICKLES):
+        if not 0 <= end < len(pickles) or head == b"PK\x03\x04":
+            break
+        names, end = mentioned(pickles, start=end, path=path)
+        found += names
+    return tuple(found), end >= 0

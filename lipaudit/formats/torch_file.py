@@ -6,7 +6,7 @@ from typing import ClassVar
 from lipaudit.errors import MalformedFile, UnsupportedFormat, WriteRefused
 from lipaudit.formats import edits, slots, state_dict
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Edit, Patch, register
-from lipaudit.formats.dangerous import alarms
+from lipaudit.formats.dangerous import alarms, strangers
 from lipaudit.formats.pickle_guard import Pickled, unpickle
 from lipaudit.formats.source import Source
 from lipaudit.formats.torch_tensors import Materializer, Storage
@@ -17,7 +17,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_HEAD = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".model")
 _FIRST_BYTES = 64 << 20
-MAX_PICKLE = 1 << 30
+MAX_PICKLE = 128 << 20
 """Bytes of one pickle: names and sizes of tensors, not their values."""
 
 
@@ -36,14 +36,10 @@ class TorchZip(AbstractFormat):
         """Walk data.pkl and lay the tensors over the members."""
         archive = Archive.open(source)
         path = str(source.path)
-        order = archive.members.get("byteorder")
-        if order is not None and archive.read("byteorder").strip() != b"little":
-            raise MalformedFile(
-                "big-endian storages are not supported", slug="byteorder", path=path
-            )
+        order = _byteorder(archive)
         if "data.pkl" not in archive.members:
             raise _not_torch(archive)
-        pickled = unpickle(archive.read("data.pkl"), path=path)
+        pickled = unpickle(archive.read("data.pkl", limit=MAX_PICKLE), path=path)
 
         def shelf(dtype: str, key: str, items: int) -> Storage:
             member = archive.members.get(f"data/{key}")
@@ -58,7 +54,8 @@ class TorchZip(AbstractFormat):
                 )
             return Storage(dtype, member.offset, member.length)
 
-        tree = Materializer(source, shelf).walk(pickled.value)
+        materializer = Materializer(source, shelf, big_endian=order == b"big")
+        tree = materializer.walk(pickled.value)
         script = "constants.pkl" in archive.members
         return state_dict.assemble(
             tree,
@@ -66,7 +63,11 @@ class TorchZip(AbstractFormat):
             format="TorchScript" if script else self.name,
             source=source,
             alarms=alarms(pickled),
-            notes=(_SCRIPT_NOTE,) if script else (),
+            notes=(
+                *((_SCRIPT_NOTE,) if script else ()),
+                *materializer.notes,
+                *(() if script else strangers(pickled)),
+            ),
             may_assume=not script,
         )
 
@@ -98,25 +99,27 @@ class TorchLegacy(AbstractFormat):
         path = str(source.path)
         pickles = _legacy_pickles(source)
         keys = pickles[4].value
-        if pickles[0].value != _LEGACY_MAGIC or not isinstance(keys, list):
+        named = isinstance(keys, list) and all(isinstance(key, (str, int)) for key in keys)
+        if pickles[0].value != _LEGACY_MAGIC or not isinstance(keys, list) or not named:
             raise MalformedFile("legacy header is damaged", slug="torch-legacy", path=path)
-        types: dict[str, tuple[str, int]] = {}
-
-        def note(dtype: str, key: str, items: int) -> Storage:
-            types[key] = (dtype, items)
-            return Storage(dtype, 0, source.size)
-
-        Materializer(source, note).walk(pickles[3].value)
-        places = _legacy_places(source, pickles[4].end, [str(key) for key in keys], types)
+        places: dict[str, Storage] = {}
 
         def placed(_dtype: str, key: str, _items: int) -> Storage:
             if key not in places:
                 raise MalformedFile(f"storage {key} is missing", slug="storage-size", path=path)
             return places[key]
 
-        tree = Materializer(source, placed).walk(pickles[3].value)
+        materializer = Materializer(source, placed, has_parts=True)
+        types = materializer.storages(pickles[3].value)
+        places |= _legacy_places(source, pickles[4].end, [str(key) for key in keys], types)
+        tree = materializer.walk(pickles[3].value)
         return state_dict.assemble(
-            tree, path=path, format=self.name, source=source, alarms=alarms(*pickles)
+            tree,
+            path=path,
+            format=self.name,
+            source=source,
+            alarms=alarms(*pickles),
+            notes=(*materializer.notes, *strangers(pickles[3])),
         )
 
     def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
@@ -127,6 +130,18 @@ class TorchLegacy(AbstractFormat):
 
 
 _SCRIPT_NOTE = "TorchScript graph not read; export to .pt2 or ONNX for a bound"
+
+
+def _byteorder(archive: Archive) -> bytes:
+    """Return `little` or `big`: the order of the machine that wrote the storages."""
+    order = archive.read("byteorder", limit=64) if "byteorder" in archive.members else b"little"
+    if order not in {b"little", b"big"}:
+        raise MalformedFile(
+            f"byte order {order[:20]!r} is neither little nor big",
+            slug="byteorder",
+            path=str(archive.source.path),
+        )
+    return order
 
 
 def _not_torch(archive: Archive) -> UnsupportedFormat:
@@ -147,7 +162,7 @@ def _legacy_pickles(source: Source) -> list[Pickled]:
         data = source.read(0, length)
         found: list[Pickled] = []
         try:
-            for _ in range(5):
+            while len(found) < 5:
                 found.append(unpickle(data, start=found[-1].end if found else 0, path=path))
         except MalformedFile:
             if length == min(source.size, MAX_PICKLE):
@@ -164,13 +179,12 @@ def _legacy_places(
     path = str(source.path)
     places: dict[str, Storage] = {}
     for key in keys:
-        if key not in types:
-            raise MalformedFile(
-                f"storage {key} belongs to no tensor", slug="torch-legacy", path=path
-            )
+        if key not in types or key in places:
+            what = "appears twice" if key in places else "belongs to no tensor"
+            raise MalformedFile(f"storage {key} {what}", slug="torch-legacy", path=path)
         dtype, claimed = types[key]
         items = int.from_bytes(source.read(start, 8), "little", signed=True)
-        if items < claimed:
+        if items != claimed:
             raise MalformedFile(
                 f"storage {key} has {items:,} items, the pickle claims {claimed:,}",
                 slug="storage-size",

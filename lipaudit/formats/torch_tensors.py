@@ -1,15 +1,19 @@
 """Tensors in a torch pickle: from the inert record of a rebuild call to a lazy constant.
 
-`Shelf` knows where each storage of a file lies; `materialize` walks the pickled value and puts a
+`Shelf` knows where each storage of a file lies; a `Materializer` walks the pickled value and puts a
 `Constant` in the place of every tensor. Everything else is left as it is.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
-from lipaudit.errors import MalformedFile
-from lipaudit.formats import slots
+from lipaudit.errors import MalformedFile, UnsafeFile
+from lipaudit.formats import rebuilding, slots, views
+from lipaudit.formats.branch import TOP, Branch
+from lipaudit.formats.layouts import Layouts
 from lipaudit.formats.pickle_guard import Global, Persistent, Record
+from lipaudit.formats.pickle_machine import parts_of
+from lipaudit.formats.rebuilding import Missing, Role
 from lipaudit.formats.source import Source
 from lipaudit.graph.constant import Slot
 
@@ -30,9 +34,12 @@ _STORAGES = {
     "QInt8Storage": "int8",
     "QUInt8Storage": "uint8",
     "QInt32Storage": "int32",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt2x4Storage": "quint2x4",
 }
-_DENSE = {"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"}
-_WRAPPERS = {"_rebuild_parameter", "_rebuild_parameter_with_state"}
+_MAX_PAIRS = 1_000_000
+_LIMIT = 1 << 63
+"""Of sizes, strides and offsets in torch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,76 +55,174 @@ Shelf = Callable[[str, str, int], Storage]
 """Find a storage by (dtype, key, number of items claimed)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """A tensor that has no values here (meta, sparse, unknown layout), and why."""
-
-    slug: str
-    reason: str
-
-
 class Materializer:
     """One walk over a pickled value, each shared part visited once."""
 
-    def __init__(self, source: Source, shelf: Shelf) -> None:
+    def __init__(
+        self, source: Source, shelf: Shelf, *, big_endian: bool = False, has_parts: bool = False
+    ) -> None:
         self._source = source
         self._shelf = shelf
+        self._big_endian = big_endian
+        self._has_parts = has_parts
         self._done: dict[int, object] = {}
         self._keep: list[object] = []
+        self._pairs = 0
+        self._layouts = Layouts(str(source.path))
 
-    def walk(self, value: object, path: str = "") -> object:
-        """Return the value with constants in the place of tensors, named by their path."""
-        if not isinstance(value, (dict, list, tuple, Record)):
-            return value
-        if id(value) in self._done:
-            return self._done[id(value)]
-        self._keep.append(value)
-        made = self._walk(value, path)
-        self._done[id(value)] = made
-        return made
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the tensors that were made."""
+        return tuple(
+            f"tensors stored as {dtype} with a scale: {count:,}, measured as the numbers they mean"
+            for dtype, count in self._layouts.quantized.items()
+        )
 
-    def _walk(self, value: object, path: str) -> object:
-        if isinstance(value, dict):
-            return {key: self.walk(part, _join(path, key)) for key, part in value.items()}
+    def storages(self, root: object) -> dict[str, tuple[str, int]]:
+        """Return the type and the number of items of every storage that a value refers to."""
+        found: dict[str, tuple[str, int]] = {}
+        seen: set[int] = set()
+        pending = [root]
+        while pending:
+            value = pending.pop()
+            if id(value) in seen or not isinstance(value, (dict, list, tuple, Record, Persistent)):
+                continue
+            seen.add(id(value))
+            pending += parts_of(value)
+            identity = value.identity if isinstance(value, Persistent) else None
+            if isinstance(identity, tuple) and identity[:1] == ("storage",):
+                dtype, key, items = self._identity(identity, "")
+                if found.setdefault(key, (dtype, items)) != (dtype, items):
+                    raise MalformedFile(
+                        f"storage {key} is two things at once",
+                        slug="storage-size",
+                        path=str(self._source.path),
+                    )
+        return found
+
+    def walk(self, root: object) -> object:
+        """Return the value with constants in the place of tensors.
+
+        Without recursion: the nesting is the file's choice. A container is entered into the
+        table before its parts, since pickles may be cyclic, and filled after them.
+        """
+        pending = [(root, TOP, False)]
+        while pending:
+            value, branch, is_ready = pending.pop()
+            if is_ready:
+                self._fill(value, branch)
+                continue
+            if id(value) in self._done or not _is_container(value):
+                continue
+            parts = list(self._parts(value, branch))
+            self._keep.append(value)
+            self._done[id(value)] = value  # what holds nothing needs no copy
+            if parts or isinstance(value, Record):
+                self._done[id(value)] = self._begun(value)
+                pending.append((value, branch, True))
+                pending += [(part, step, False) for part, step in reversed(parts)]
+        return self._made(root)
+
+    def _made(self, value: object) -> object:
+        return self._done.get(id(value), value) if _is_container(value) else value
+
+    def _parts(self, value: object, branch: Branch) -> Iterator[tuple[object, Branch]]:
+        """Yield the containers in a container, with the way to them."""
         if isinstance(value, (list, tuple)):
-            parts = [self.walk(part, _join(path, at)) for at, part in enumerate(value)]
-            return parts if isinstance(value, list) else tuple(parts)
-        if not isinstance(value, Record):
-            return value
-        name = value.made_by.name if isinstance(value.made_by, Global) else ""
-        if name in _WRAPPERS and value.args:
-            return self.walk(value.args[0], path)
-        if name in _DENSE:
-            return self._tensor(value.args, path)
-        if name.startswith("_rebuild"):
-            return _unreadable(name)
-        if value.kind == "collections.OrderedDict":
-            entries = _entries(value)
-            return {key: self.walk(part, _join(path, key)) for key, part in entries.items()}
-        return self._record(value, path)
+            yield from ((p, branch.item(at)) for at, p in enumerate(value) if _is_container(p))
+        elif isinstance(value, dict):
+            yield from _in_dict(value, branch)
+        elif isinstance(value, Record):
+            role = rebuilding.role(value)
+            if role is Role.ORDERED:
+                yield from _in_dict(self._entries(value), branch)
+            elif role in {Role.WRAPPER, Role.OTHER}:
+                yield from ((p, branch) for p in value.args if _is_container(p))
+            elif role is Role.OBJECT:
+                own = (*value.args, value.state, *value.elements)
+                yield from ((part, branch) for part in own if _is_container(part))
+                yield from _in_dict(value.items, branch)
 
-    def _record(self, record: Record, path: str) -> Record:
-        # The record is entered into the table before its parts: pickles may be cyclic.
-        made = Record(record.made_by, ())
-        self._done[id(record)] = made
-        made.args = tuple(self.walk(part, _join(path, at)) for at, part in enumerate(record.args))
-        made.state = self.walk(record.state, path)
-        made.items = {key: self.walk(v, _join(path, key)) for key, v in record.items.items()}
-        made.elements = [self.walk(v, _join(path, at)) for at, v in enumerate(record.elements)]
-        return made
+    def _begun(self, value: object) -> object:
+        """Return what stands for a container while its parts are made."""
+        if isinstance(value, list):
+            return []
+        if isinstance(value, Record) and rebuilding.role(value) is Role.OBJECT:
+            return Record(value.made_by, ())
+        ordered = isinstance(value, Record) and rebuilding.role(value) is Role.ORDERED
+        return {} if ordered or isinstance(value, dict) else None
 
-    def _tensor(self, args: tuple[object, ...], path: str) -> object:
+    def _fill(self, value: object, branch: Branch) -> None:
+        """Put the parts, which are made by now, into what stands for their container."""
+        begun = self._done[id(value)]
+        if isinstance(value, tuple):
+            self._done[id(value)] = tuple(self._made(part) for part in value)
+        elif isinstance(value, list) and isinstance(begun, list):
+            begun += [self._made(part) for part in value]
+        elif isinstance(begun, dict):
+            entries = self._entries(value) if isinstance(value, Record) else value
+            if isinstance(entries, dict):
+                begun |= {key: self._made(part) for key, part in entries.items()}
+        elif isinstance(value, Record) and isinstance(begun, Record):
+            begun.args = tuple(self._made(part) for part in value.args)
+            begun.state = self._made(value.state)
+            begun.items = {key: self._made(part) for key, part in value.items.items()}
+            begun.elements = [self._made(part) for part in value.elements]
+        elif isinstance(value, Record):
+            self._done[id(value)] = self._rebuilt(value, branch)
+
+    def _rebuilt(self, record: Record, branch: Branch) -> object:
+        """Return what a call that rebuilds a tensor stands for."""
+        role = rebuilding.role(record)
+        if role is Role.WRAPPER:
+            return self._made(record.args[0])
+        if role is Role.DENSE:
+            return self._tensor(rebuilding.inner(record), branch.shown())
+        parts = tuple(self._made(part) for part in record.args)
+        call = rebuilding.bare(record)
+        if call != "_rebuild_qtensor":
+            return self._layouts.rebuilt(call, parts, branch.shown())
+        codes = self._tensor(record, branch.shown())
+        return self._layouts.dequantized(codes, (*parts, None, None)[4], branch.shown())
+
+    def _entries(self, ordered: Record) -> dict[object, object]:
+        """Return the entries of an OrderedDict; Python 2 gives them as a list of pairs."""
+        first = ordered.args[0] if ordered.args else ()
+        pairs = first if isinstance(first, (list, tuple)) else ()
+        self._pairs += len(pairs)
+        if self._pairs > _MAX_PAIRS:  # the same list may be given to many
+            raise UnsafeFile(
+                f"pickle gives more than {_MAX_PAIRS:,} pairs to its dictionaries",
+                slug="pickle-size",
+                path=str(self._source.path),
+            )
+        given: dict[object, object] = {
+            pair[0]: pair[1]
+            for pair in pairs
+            if isinstance(pair, (list, tuple))
+            and len(pair) == 2
+            and isinstance(pair[0], (str, int))
+        }
+        return {**given, **ordered.items}
+
+    def _tensor(self, record: Record, path: str) -> object:
+        args = record.args
         if len(args) < 4 or not isinstance(args[0], Persistent):
             raise self._broken(path, "is not rebuilt from a storage")
         dtype, key, items = self._identity(args[0].identity, path)
-        if len(args) > 6 and isinstance(args[6], Global):  # v3 states the type itself
-            dtype = args[6].name
-        first, shape, strides = args[1], _sizes(args[2]), _sizes(args[3])
-        if not isinstance(first, int) or shape is None or strides is None:
-            raise self._broken(path, "has a size that is no number")
+        storage_type = dtype
+        states_type = rebuilding.bare(record) == "_rebuild_tensor_v3"
+        if states_type:
+            dtype = self._type(args[6] if len(args) > 6 else None, path)
+        if dtype not in slots.COMPUTABLE:
+            return Missing("dtype", f"dtype {dtype} not supported")
+        first = _number(args[1])
+        shape, strides = self._sizes(args[2], path), self._sizes(args[3], path)
+        if first is None:
+            raise self._broken(path, "has an offset that is no number")
         if len(shape) != len(strides):
             raise self._broken(path, f"has {len(shape)} sizes and {len(strides)} strides")
-        storage = self._shelf(dtype, key, items)
+        storage = self._shelf(storage_type, key, items)
         slot = Slot(
             path=self._source.path,
             offset=storage.offset,
@@ -127,52 +232,84 @@ class Materializer:
             strides=strides,
             first=first,
         )
-        return slots.stored(path, slot, self._source)
+        part = self._part(args[0].identity, items, path)
+        if part is not None:
+            if dtype != storage_type:
+                raise self._broken(path, "lies in a part of a storage of another type")
+            start, length = (count * slots.item_size(dtype) for count in part)
+            within = replace(slot, offset=slot.offset + start, length=length)
+            slots.check(within, self._source, path)
+            slot = replace(slot, first=first + part[0])
+        constant = slots.stored(path, slot, self._source)
+        if self._big_endian:
+            constant = views.big_endian(constant)
+        return views.noted(constant, rebuilding.notes(record))
+
+    def _part(self, identity: object, items: int, path: str) -> tuple[int, int] | None:
+        """Read (first item, items) of a storage that is a part of another, None for a whole one.
+
+        torch before 0.4 wrote them, in the legacy layout only.
+        """
+        view = identity[5] if isinstance(identity, tuple) and len(identity) > 5 else None
+        if view is None:
+            return None
+        if not self._has_parts:
+            raise self._broken(path, "lies in a part of a storage, as no torch writes any more")
+        span = [_number(each) for each in view[1:]] if isinstance(view, tuple) else []
+        start, count = span if len(span) == 2 else (None, None)
+        if start is None or count is None or not 0 <= start <= start + count <= items:
+            raise self._broken(path, "lies in a part of a storage that starts or ends nowhere")
+        return start, count
+
+    def _type(self, named: object, path: str) -> str:
+        """Return the item type that a tensor states itself."""
+        name = named.name if isinstance(named, Global) and named.module == "torch" else ""
+        if not slots.is_dtype(name):
+            raise self._broken(path, f"has items of unknown type {name or 'that has no name'}")
+        return name
+
+    def _sizes(self, value: object, path: str) -> tuple[int, ...]:
+        """Return sizes or strides; each must be a whole number that torch can hold."""
+        if isinstance(value, Record) and value.kind == "torch.Size" and len(value.args) == 1:
+            value = value.args[0]
+        parts = value if isinstance(value, (tuple, list)) else (None,)
+        sizes = tuple(size for part in parts if (size := _number(part)) is not None)
+        if len(sizes) != len(parts):
+            raise self._broken(path, "has a size that is no number")
+        if any(abs(size) >= _LIMIT for size in sizes):
+            raise self._broken(path, "has a size that overflows")
+        return sizes
 
     def _identity(self, identity: object, path: str) -> tuple[str, str, int]:
         """Read ('storage', type, key, location, items), as torch.save writes it."""
         parts = identity if isinstance(identity, tuple) else ()
         if len(parts) < 5 or parts[0] != "storage" or not isinstance(parts[1], Global):
             raise self._broken(path, "refers to something that is no storage")
-        dtype = _STORAGES.get(parts[1].name)
+        dtype = _STORAGES.get(parts[1].name) if _is_torchs(parts[1]) else None
         if dtype is None:
-            raise self._broken(path, f"has items of unknown type {parts[1].name}")
-        if not isinstance(parts[4], int) or parts[4] < 0:
+            raise self._broken(path, f"has items of unknown type {parts[1]}")
+        items = _number(parts[4])
+        if items is None or not 0 <= items < _LIMIT:
             raise self._broken(path, "has a storage of no size")
-        return dtype, str(parts[2]), parts[4]
+        if not isinstance(parts[2], str):
+            raise self._broken(path, "has a storage without a key")
+        return dtype, parts[2], items
 
     def _broken(self, path: str, what: str) -> MalformedFile:
         return MalformedFile(f"tensor {path!r} {what}", slug="tensor", path=str(self._source.path))
 
 
-def _unreadable(name: str) -> Missing:
-    """Say why a tensor that torch rebuilds in another way has no values here."""
-    if "meta" in name:
-        return Missing("meta-tensor", "it has no data (meta tensor)")
-    layout = next((word for word in ("sparse", "nested", "qtensor") if word in name), name)
-    return Missing("tensor-layout", f"{layout} tensors are not read; save it dense in a real type")
+def _is_container(value: object) -> bool:
+    return isinstance(value, (dict, list, tuple, Record))
 
 
-def _entries(ordered: Record) -> dict[object, object]:
-    """Return the entries of an OrderedDict: set one by one, or by Python 2 as a list of pairs."""
-    pairs = ordered.args[0] if ordered.args and isinstance(ordered.args[0], (list, tuple)) else ()
-    given: dict[object, object] = {
-        pair[0]: pair[1]
-        for pair in pairs
-        if isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], (str, int))
-    }
-    return {**given, **ordered.items}
+def _in_dict(entries: dict[object, object], branch: Branch) -> Iterator[tuple[object, Branch]]:
+    yield from ((p, branch.entry(key)) for key, p in entries.items() if _is_container(p))
 
 
-def _join(path: str, key: object) -> str:
-    text = key if isinstance(key, str) else str(key)
-    return f"{path}/{text}" if path else text
+def _is_torchs(name: Global) -> bool:
+    return name.module.split(".", 1)[0] == "torch"
 
 
-def _sizes(value: object) -> tuple[int, ...] | None:
-    if isinstance(value, Record) and value.kind == "torch.Size" and len(value.args) == 1:
-        value = value.args[0]
-    if not isinstance(value, (tuple, list)):
-        return None
-    sizes = tuple(size for size in value if isinstance(size, int) and not isinstance(size, bool))
-    return sizes if len(sizes) == len(value) else None
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,27 +1,34 @@
 """Archive: a zip file as torch writes it, read strictly.
 
-The standard library finds the central directory; everything it lets pass and torch never
-writes is refused here: compressed or encrypted members, names that appear twice or leave the
-archive, members that overlap or contradict their own headers.
+Everything that torch never writes is refused: compressed or encrypted members, names that
+appear twice or leave the archive, members that overlap or contradict their own headers.
 """
 
-import io
 import struct
-import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from lipaudit.errors import MalformedFile, UnsafeFile
 from lipaudit.formats.base import Edit
 from lipaudit.formats.source import Source
+from lipaudit.formats.zip_directory import (
+    ENCRYPTED,
+    STORED,
+    STREAMED,
+    Entry,
+    Readable,
+    entries,
+    wide,
+)
 
-MAX_MEMBERS = 200_000
-EAGER_CHECK = 256 << 20
-"""Archives up to this size have every checksum verified when opened, larger ones when read."""
 _LOCAL = struct.Struct("<4sHHHHHIIIHH")
 _CENTRAL_CRC = 16
 _LOCAL_CRC = 14
+_DESCRIPTORS = (struct.Struct("<III"), struct.Struct("<IQQ"))
+"""Checksum and sizes behind a streamed member, the sizes short or long."""
+_SIGNATURE = b"PK\x07\x08"
 _CHUNK = 1 << 22
 
 
@@ -34,6 +41,8 @@ class Member:
     offset: int
     length: int
     crc: int
+    is_packed: bool
+    """Whether it is compressed, and therefore never read."""
     crc_places: tuple[int, ...]
     """Where in the archive its checksum is written."""
 
@@ -41,56 +50,56 @@ class Member:
 class Archive:
     """The members of a strict zip by name, and their bytes on demand."""
 
-    def __init__(self, source: Source, members: Mapping[str, Member], *, check: bool) -> None:
+    def __init__(self, source: Readable, members: Mapping[str, Member], *, check: bool) -> None:
         self.source = source
         self.members = members
+        # torch can be told to write no checksums: then all are 0.
+        self._has_checksums = any(member.crc for member in members.values())
         if check:
             for member in members.values():
                 self.verify(member)
 
     @classmethod
-    def open(cls, source: Source) -> "Archive":
-        """Read the directory and hold every member against its own header."""
+    def open(cls, source: Readable, *, check: bool = True) -> "Archive":
+        """Read the directory and hold every member against its own header, and its checksum."""
         path = str(source.path)
-        try:
-            directory = zipfile.ZipFile(_View(source))
-        except (zipfile.BadZipFile, struct.error, ValueError, OverflowError) as error:
-            raise MalformedFile(
-                f"truncated or damaged zip: {error} (file has {source.size:,} bytes)",
-                slug="zip",
-                path=path,
-                hint="download or save it again",
-            ) from error
-        infos = directory.infolist()
-        if len(infos) > MAX_MEMBERS:
-            raise UnsafeFile(
-                f"zip has {len(infos):,} members, more than {MAX_MEMBERS:,}", slug="zip", path=path
-            )
-        central = _central_places(source, directory)
+        listed, directory = entries(source)
         members: dict[str, Member] = {}
         end_of_last = 0
-        for info in sorted(infos, key=lambda info: info.header_offset):
-            member = _member(source, info, central[info.filename])
-            if member.name in members:
+        for entry in sorted(listed, key=lambda entry: entry.header):
+            member, end = _member(source, entry, directory)
+            if entry.name in members:
                 raise UnsafeFile(f"member {member.name} appears twice", slug="zip", path=path)
-            if info.header_offset < end_of_last:
+            if entry.header < end_of_last:
                 raise UnsafeFile(f"member {member.name} overlaps another", slug="zip", path=path)
-            end_of_last = member.offset + member.length
-            members[member.name] = member
-        total = sum(member.length for member in members.values())
-        return cls(source, _without_top(members, path), check=total <= EAGER_CHECK)
+            if not members and entry.header:
+                raise UnsafeFile(
+                    f"zip has {entry.header:,} bytes before its first member",
+                    slug="zip",
+                    path=path,
+                )
+            end_of_last = end
+            members[entry.name] = member
+        return cls(source, _without_top(members, path), check=check)
 
-    def read(self, name: str) -> bytes:
-        """Return a member's bytes, its checksum verified."""
+    def read(self, name: str, *, limit: int | None = None) -> bytes:
+        """Return a member's bytes, its checksum verified; refuse one of more than `limit`."""
+        path = str(self.source.path)
         member = self.members.get(name)
         if member is None:
-            raise MalformedFile(f"zip has no member {name}", slug="zip", path=str(self.source.path))
+            raise MalformedFile(f"zip has no member {name}", slug="zip", path=path)
+        if limit is not None and member.length > limit:
+            raise UnsafeFile(
+                f"member {name} has {member.length:,} bytes, more than {limit:,}",
+                slug="pickle-size",
+                path=path,
+            )
         self.verify(member)
         return self.source.read(member.offset, member.length)
 
     def verify(self, member: Member) -> None:
-        """Raise unless the member's bytes match its checksum; 0 means none was written."""
-        if member.crc == 0:
+        """Raise unless the member's bytes match its checksum."""
+        if member.is_packed or not self._has_checksums:
             return
         crc = 0
         for start in range(0, member.length, _CHUNK):
@@ -107,95 +116,101 @@ class Archive:
     def edits(self, name: str, data: bytes) -> tuple[Edit, ...]:
         """Return the edits that give a member other bytes and the checksum that goes with them."""
         member = self.members[name]
-        crc = struct.pack("<I", zlib.crc32(data) if member.crc else 0)
+        crc = struct.pack("<I", zlib.crc32(data) if self._has_checksums else 0)
         return (Edit(member.offset, data), *(Edit(place, crc) for place in member.crc_places))
 
 
-class _View(io.RawIOBase):
-    """A source as the file object that the standard library wants."""
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of a file, readable by their position in the part."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self._at = 0
+    source: Source
+    start: int
+    size: int
 
-    def seekable(self) -> bool:
-        return True
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.source.path
 
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._source.size - self._at)
-        length = left if size is None or size < 0 else min(size, left)
-        data = self._source.read(self._at, length)
-        self._at += length
-        return data
+    def read(self, offset: int, length: int) -> bytes:
+        """Return exactly these bytes; asking past the end is a malformed file."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise MalformedFile("data cut short", slug="truncated", path=str(self.path))
+        return self.source.read(self.start + offset, length)
 
 
-def _central_places(source: Source, directory: zipfile.ZipFile) -> dict[str, int]:
-    """Return where each name's entry of the central directory starts."""
-    places: dict[str, int] = {}
-    at = directory.start_dir
-    for info in directory.infolist():
-        entry = source.read(at, 46)
-        if entry[:4] != b"PK\x01\x02":
-            raise MalformedFile("zip directory is damaged", slug="zip", path=str(source.path))
-        name, extra, comment = struct.unpack_from("<HHH", entry, 28)
-        places[info.filename] = at
-        at += 46 + name + extra + comment
-    return places
-
-
-def _member(source: Source, info: zipfile.ZipInfo, central: int) -> Member:
+def _member(source: Readable, entry: Entry, directory: int) -> tuple[Member, int]:
+    """Hold a member against its own header; return it and where it ends."""
     path = str(source.path)
-    parts = info.filename.split("/")
-    if info.filename.startswith("/") or ".." in parts or "\\" in info.filename:
-        raise UnsafeFile(f"unsafe member name {info.filename!r}", slug="zip-name", path=path)
-    header = source.read(info.header_offset, _LOCAL.size)
+    _check_name(entry.name, path)
+    name = _bare(entry.name)
+    if entry.header + _LOCAL.size > directory:
+        raise MalformedFile(f"member {name} is cut short", slug="truncated", path=path)
+    header = source.read(entry.header, _LOCAL.size)
     magic, _, flags, method, _, _, crc, packed, size, name_length, extra = _LOCAL.unpack(header)
     if magic != b"PK\x03\x04":
-        raise MalformedFile(f"member {info.filename} has no header", slug="zip", path=path)
-    if (flags | info.flag_bits) & 0x1:
-        raise UnsafeFile(f"member {info.filename} is encrypted", slug="zip", path=path)
-    packed_code = not _is_data(info.filename)
-    if not packed_code and method | info.compress_type != zipfile.ZIP_STORED:
-        ratio = info.file_size / max(info.compress_size, 1)
+        raise MalformedFile(f"member {name} has no header", slug="zip", path=path)
+    if (flags | entry.flags) & ENCRYPTED:
+        raise UnsafeFile(f"member {name} is encrypted", slug="zip", path=path)
+    is_packed = method != STORED or entry.method != STORED
+    if is_packed and _is_data(entry.name):
+        ratio = entry.size / max(entry.packed, 1)
         raise UnsafeFile(
-            f"member {info.filename} is compressed ({ratio:,.0f}x): torch never writes this",
+            f"member {name} is compressed ({ratio:,.0f}x): torch never writes this",
             slug="zip-compressed",
             path=path,
         )
-    name = source.read(info.header_offset + _LOCAL.size, name_length)
-    streamed = bool(flags & 0x8)
-    same = name == info.orig_filename.encode("utf-8" if flags & 0x800 else "cp437", "replace")
-    told = streamed or 0xFFFFFFFF in {packed, size} or (size == info.file_size and crc == info.CRC)
-    if not same or not told or (info.compress_size != info.file_size and not packed_code):
-        raise UnsafeFile(f"member {info.filename} contradicts its header", slug="zip", path=path)
-    offset = info.header_offset + _LOCAL.size + name_length + extra
-    if offset + info.compress_size > source.size:
-        raise MalformedFile(f"member {info.filename} is cut short", slug="truncated", path=path)
-    places = [central + _CENTRAL_CRC]
+    offset = entry.header + _LOCAL.size + name_length + extra
+    if offset + entry.packed > directory:
+        raise MalformedFile(f"member {name} is cut short", slug="truncated", path=path)
+    rest = source.read(entry.header + _LOCAL.size, name_length + extra)
+    told_size, told_packed = wide((size, packed), rest[name_length:], name, source)
+    told = (crc, told_packed, told_size)
+    true = (entry.crc, entry.packed, entry.size)
+    streamed = bool(flags & STREAMED)
+    agrees = told == true or (streamed and told == (0, 0, 0))
+    agrees &= rest[:name_length] == entry.raw_name and method == entry.method
+    agrees &= streamed == bool(entry.flags & STREAMED)
+    if not agrees or (entry.packed != entry.size and not is_packed):
+        raise UnsafeFile(f"member {name} contradicts its header", slug="zip", path=path)
+    places = [entry.place + _CENTRAL_CRC]
     if not streamed or crc:
-        places.append(info.header_offset + _LOCAL_CRC)
+        places.append(entry.header + _LOCAL_CRC)
+    end = offset + entry.packed
     if streamed:
-        descriptor = offset + info.compress_size
-        signed = source.read(descriptor, 4) == b"PK\x07\x08"
-        places.append(descriptor + (4 if signed else 0))
-    crc = info.CRC if method == zipfile.ZIP_STORED else 0  # packed code is never read
-    return Member(info.filename, offset, info.compress_size, crc, tuple(places))
+        place, end = _descriptor(source, entry, end, directory)
+        places.append(place)
+    return Member(name, offset, entry.packed, entry.crc, is_packed, tuple(places)), end
+
+
+def _descriptor(source: Readable, entry: Entry, at: int, directory: int) -> tuple[int, int]:
+    """Find the numbers behind a streamed member; return where its checksum is, and their end."""
+    data = source.read(at, min(directory - at, len(_SIGNATURE) + _DESCRIPTORS[1].size))
+    start = len(_SIGNATURE) if data.startswith(_SIGNATURE) else 0
+    true = (entry.crc, entry.packed, entry.size)
+    for layout in _DESCRIPTORS:
+        if len(data) >= start + layout.size and layout.unpack_from(data, start) == true:
+            return at + start, at + start + layout.size
+    raise UnsafeFile(
+        f"member {_bare(entry.name)} contradicts its header", slug="zip", path=str(source.path)
+    )
+
+
+def _check_name(name: str, path: str) -> None:
+    parts = name.split("/")
+    outside = not parts[0] or parts[0].endswith(":") or ".." in parts
+    if outside or "\\" in name or "\0" in name:
+        raise UnsafeFile(f"unsafe member name {name!r}", slug="zip-name", path=path)
 
 
 def _is_data(name: str) -> bool:
     """Tell members that hold tensors or say where they are; TorchScript packs its code."""
     return "/code/" not in name and not name.endswith(".debug_pkl")
+
+
+def _bare(name: str) -> str:
+    return name.split("/", 1)[-1]
 
 
 def _without_top(members: Mapping[str, Member], path: str) -> dict[str, Member]:
@@ -205,23 +220,9 @@ def _without_top(members: Mapping[str, Member], path: str) -> dict[str, Member]:
         raise UnsafeFile(
             f"zip has {len(tops)} top folders, torch writes one", slug="zip-layout", path=path
         )
-    return {name.split("/", 1)[-1]: member for name, member in members.items()}
-
-
-def nested(data: bytes, name: str) -> bytes:
-    """Return a stored member of a zip that is itself a member; b"" when there is none."""
-    try:
-        inner = zipfile.ZipFile(io.BytesIO(data))
-    except (zipfile.BadZipFile, struct.error, ValueError):
-        return data
-    for info in inner.infolist():
-        if info.filename.rpartition("/")[2] == name and info.compress_size == info.file_size:
-            return data[info.header_offset :][_data_start(data, info.header_offset) :][
-                : info.file_size
-            ]
-    return b""
-
-
-def _data_start(data: bytes, header: int) -> int:
-    name_length, extra = struct.unpack_from("<HH", data, header + 26)
-    return _LOCAL.size + int(name_length) + int(extra)
+    found: dict[str, Member] = {}
+    for member in members.values():
+        if member.name in found:
+            raise UnsafeFile(f"member {member.name} appears twice", slug="zip", path=path)
+        found[member.name] = member
+    return found

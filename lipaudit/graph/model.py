@@ -59,6 +59,8 @@ class Model:
     """Tensor key -> the first key that has the same bytes."""
     digest: Callable[[], str] | None = None
     """Compute the SHA-256 of the file (of all files for a folder); reads it whole."""
+    factory: str = ""
+    """The user's function that gave the graph; "" where it is the file's own."""
     folder: Path | None = None
     """The folder that was named instead of a file in it."""
     fingerprints: Mapping[Path, Fingerprint] = field(default_factory=dict)

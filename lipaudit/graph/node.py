@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from lipaudit.graph.constant import Constant, Shape
+from lipaudit.graph.stated import NOTHING, Axes, Stated
 
 ONNX_DOMAIN = ""
 TORCH_DOMAIN = "torch"
@@ -27,7 +28,7 @@ class Edge:
     """A named value that flows through the graph, with as much of its shape as is known."""
 
     name: str
-    shape: tuple[int | str | None, ...] | None = None
+    shape: Axes | None = None
     """None: not even the rank is known. An entry is a size, a symbol's name, or None."""
     dtype: str = "float32"
 
@@ -80,6 +81,8 @@ class Graph:
     constants: Mapping[str, Constant]
     inputs: tuple[Edge, ...] = ()
     outputs: tuple[Edge, ...] = ()
+    stated: Stated = NOTHING
+    """What the file says of the edges; `layers.network.build` holds it against what follows."""
 
     @property
     def captures(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Layers that lay signals side by side, over one another, or several times next to themselves."""
 
+import abc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from lipaudit.layers.base import (
     unary,
 )
 from lipaudit.layers.broadcast import broadcast
-from lipaudit.layers.operands import Inputs, Outputs, operand, operands
+from lipaudit.layers.operands import Inputs, Outputs, axis_of, of_rank, operand, operands, within
 from lipaudit.layers.registry import layer
 
 
@@ -128,7 +129,7 @@ class Tile(AbstractPositiveLayer):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Repeat."""
-        return (operand(inputs).repeat(self.repeats),)
+        return (of_rank(operand(inputs), len(self.repeats)).repeat(self.repeats),)
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return √Π repeats."""
@@ -146,8 +147,8 @@ _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
 
 def _element_targets(axis: int) -> _Target:
     def targets(data: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-        along = axis % data.ndim
-        wrapped = torch.where(indices < 0, indices + data.shape[along], indices)
+        along = axis_of(axis, data.ndim)
+        wrapped = within(indices, data.shape[along])
         places = _positions(data)[tuple(slice(size) for size in indices.shape)]
         stride = math.prod(data.shape[along + 1 :])
         own = torch.arange(indices.shape[along], device=data.device)
@@ -158,10 +159,7 @@ def _element_targets(axis: int) -> _Target:
 
 
 def _slice_targets(data: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    rows = []
-    for at in range(indices.shape[-1]):
-        column = indices[..., at]
-        rows.append(torch.where(column < 0, column + data.shape[at], column))
+    rows = [within(indices[..., at], data.shape[at]) for at in range(indices.shape[-1])]
     return (
         _positions(data)[tuple(rows)]
         if rows
@@ -253,9 +251,19 @@ class _AbstractScatter(AbstractGainLayer):
 
     scattering: _Scattering
 
+    @abc.abstractmethod
+    def wanted(self, data: torch.Tensor, indices: torch.Tensor) -> torch.Size:
+        """Return the shape that updates must have."""
+
     def forward(self, inputs: Inputs) -> Outputs:
         """Write the third input into the first where the second says."""
         data, indices, updates = operands(inputs)
+        if updates.shape != self.wanted(data, indices):
+            raise ValueError(f"updates of {list(updates.shape)} for {list(indices.shape)}")
+        stored = self.scattering.indices
+        if data.is_meta and stored is not None and stored.items <= _COUNTABLE_ITEMS:
+            # Whether the places are there does not show without their values.
+            self.scattering.targets(torch.zeros(()).expand(data.shape), stored.read().long())
         return (self.scattering.write(data, indices.long(), updates),)
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
@@ -276,6 +284,11 @@ class ScatterElements(_AbstractScatter):
         """Take the coordinates, their axis, and what happens to old values."""
         return cls(_scattering(call, _element_targets(call.attribute("axis", 0))))
 
+    def wanted(self, data: torch.Tensor, indices: torch.Tensor) -> torch.Size:
+        """Return the shape of the coordinates."""
+        of_rank(indices, data.dim())
+        return indices.shape
+
 
 @layer("ScatterND", summary="√Σ L²; adding: ΣL", examples=_scatter_nd_examples)
 @final
@@ -289,3 +302,7 @@ class ScatterND(_AbstractScatter):
     def from_node(cls, call: Call) -> "ScatterND":
         """Take the coordinates and what happens to old values."""
         return cls(_scattering(call, _slice_targets))
+
+    def wanted(self, data: torch.Tensor, indices: torch.Tensor) -> torch.Size:
+        """Return one slice for each tuple of coordinates."""
+        return torch.Size((*indices.shape[:-1], *data.shape[indices.shape[-1] :]))

@@ -268,6 +268,8 @@ class RotaryEmbedding(AbstractGainLayer):
         size = self.size or x.shape[-1]
         turned, rest = x[..., :size], x[..., size:]
         cos, sin = self._angles(inputs, size)
+        if cos.dim() == x.dim() and cos.shape[0] != x.shape[0]:
+            raise ValueError(f"positions of {cos.shape[0]} for {x.shape[0]} sequences")
         if self.interleaved:
             a, b = turned[..., 0::2], turned[..., 1::2]
             pairs = torch.stack([cos * a - sin * b, sin * a + cos * b], dim=-1).flatten(-2)

@@ -1,6 +1,8 @@
 """Control flow: nodes whose body is a graph of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import final
 
@@ -24,8 +26,10 @@ from lipaudit.layers.base import (
 from lipaudit.layers.operands import Inputs, Outputs, operand, optional
 from lipaudit.layers.registry import layer
 
-_MOST_STEPS = 10_000
+_MOST_STEPS = 2000
 """A stored program that loops longer than this is not run: it might never end."""
+_taken: ContextVar[list[int] | None] = ContextVar("_taken", default=None)
+"""How many steps the outermost loop and those inside of it have taken."""
 
 
 class _AbstractControl(AbstractGainLayer):
@@ -155,20 +159,43 @@ class Loop(_AbstractControl, AbstractRetypable):
         if any(value is not None and value.is_meta for value in inputs):
             raise ValuesNeeded
         trips = _MOST_STEPS + 1 if limit is None else int(limit.item())
+        if limit is not None and trips > _MOST_STEPS and condition is None:
+            raise _too_long()
         going = torch.tensor(data=True) if condition is None else condition
         collected: list[list[torch.Tensor]] = []
         trip = 0
-        while trip < trips and bool(going.item()):
-            if trip >= _MOST_STEPS:
-                raise NotCertified(f"a loop of more than {_MOST_STEPS:,} steps", slug="loop")
-            count = torch.tensor(trip, device=device)
-            going, *made = self.body.run(inputs, (count, going, *state))
-            state = made[:carried]
-            collected.append(made[carried:])
-            trip += 1
+        with _counted() as step:
+            while trip < trips and bool(going.item()):
+                step()
+                count = torch.tensor(trip, device=device)
+                going, *made = self.body.run(inputs, (count, going, *state))
+                state = made[:carried]
+                collected.append(made[carried:])
+                trip += 1
         if not collected and len(self.body.graph.outputs) > 1 + carried:
             raise NotCertified("a loop that collects results takes no step", slug="loop")
         return *state, *(torch.stack(column) for column in zip(*collected, strict=True))
+
+
+@contextmanager
+def _counted() -> Iterator[Callable[[], None]]:
+    """Hand out what counts the steps of a loop, together with those of the loops around it."""
+    steps = _taken.get() or [0]
+    before = _taken.set(steps)
+
+    def step() -> None:
+        steps[0] += 1
+        if steps[0] > _MOST_STEPS:
+            raise _too_long()
+
+    try:
+        yield step
+    finally:
+        _taken.reset(before)
+
+
+def _too_long() -> NotCertified:
+    return NotCertified(f"a loop of more than {_MOST_STEPS:,} steps", slug="loop")
 
 
 def _scan_examples() -> Examples:

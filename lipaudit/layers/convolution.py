@@ -317,8 +317,9 @@ class ConvTranspose(AbstractLinearLayer):
         if self.windows is None:
             raise _unstated()
         rank = len(self.windows.strides)
-        if x.dim() != rank + 2:
-            raise ValueError(f"a {rank}-D convolution needs {rank + 2} axes, not {x.dim()}")
+        # On its meta device torch does not look at the channels.
+        if x.dim() != rank + 2 or x.shape[1] != kernel.shape[0]:
+            raise ValueError(f"a {rank}-D convolution of {kernel.shape[0]} channels")
         full = _TRANSPOSED[rank - 1](
             x, kernel, None, self.windows.strides, 0, 0, self.groups, self.windows.dilations
         )

@@ -95,7 +95,7 @@ class Einsum(AbstractLinearLayer):
         equation = Equation.of(call)
         if len(equation.terms) == 1:
             return Contraction(equation)
-        if len(call.signals) > 1:
+        if len(call.signals) != 1:
             return SignalEinsum(equation)
         if len(equation.terms) != 2:
             raise UnsupportedNode("several stored factors")

@@ -21,7 +21,7 @@ from lipaudit.layers.base import (
     example,
     unary,
 )
-from lipaudit.layers.operands import Inputs, Outputs, operand
+from lipaudit.layers.operands import Inputs, Outputs, axis_of, operand, within
 from lipaudit.layers.registry import layer
 
 _COUNTABLE_ITEMS = 1 << 24
@@ -45,7 +45,13 @@ class _AbstractGather(AbstractGainLayer):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Copy the items of the first input that the second one names."""
-        return (self.pick(operand(inputs), operand(inputs, 1).long()),)
+        data, places = operand(inputs), operand(inputs, 1).long()
+        made = self.pick(data, places)
+        stored = self.indices
+        if data.is_meta and stored is not None and made.numel() <= _COUNTABLE_ITEMS:
+            # Whether the places are there does not show without their values.
+            self.pick(torch.zeros((), dtype=torch.int8).expand(data.shape), stored.read().long())
+        return (made,)
 
     @property
     def is_rising(self) -> bool:
@@ -82,11 +88,6 @@ class _AbstractGather(AbstractGainLayer):
         return int(torch.bincount(numbers.flatten()).max()) if numbers.numel() else 0
 
 
-def _wrapped(indices: torch.Tensor, size: int) -> torch.Tensor:
-    """Count negative positions from the end."""
-    return torch.where(indices < 0, indices + size, indices)
-
-
 def _gather_examples() -> Examples:
     yield example("Gather", (4, 5), constants={1: torch.tensor(1)}, exact_gain=1.0)
     yield example(
@@ -111,8 +112,8 @@ class Gather(_AbstractGather):
 
     def pick(self, data: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Copy the slices."""
-        axis = self.axis % data.ndim
-        flat = _wrapped(indices.flatten(), data.shape[axis])
+        axis = axis_of(self.axis, data.dim())
+        flat = within(indices.flatten(), data.shape[axis])
         picked = data.index_select(axis, flat)
         return picked.reshape((*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :]))
 
@@ -151,7 +152,7 @@ class GatherElements(_AbstractGather):
 
     def pick(self, data: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         """Copy the items."""
-        return data.gather(self.axis, _wrapped(indices, data.shape[self.axis]))
+        return data.gather(self.axis, within(indices, data.shape[self.axis]))
 
     def most_copies(self, indices: torch.Tensor) -> int:
         """Return the length of the axis: along the others all places differ."""
@@ -193,7 +194,7 @@ class GatherND(_AbstractGather):
             for at, size in enumerate(shared)
         ]
         coordinates = [
-            _wrapped(indices[..., at], data.shape[self.batch_axes + at])
+            within(indices[..., at], data.shape[self.batch_axes + at])
             for at in range(indices.shape[-1])
         ]
         return data[(*batch, *coordinates)]

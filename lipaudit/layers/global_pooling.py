@@ -32,7 +32,7 @@ from lipaudit.layers.base import (
     example,
     unary,
 )
-from lipaudit.layers.operands import Inputs, Outputs, operand
+from lipaudit.layers.operands import MOST_AXES, Inputs, Outputs, of_rank, operand
 from lipaudit.layers.registry import layer
 
 _ADAPTIVE_MAX = (
@@ -65,7 +65,7 @@ class GlobalMaxPool(AbstractGainLayer):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Take the largest item over all axes behind the channels."""
-        x = operand(inputs)
+        x = of_rank(operand(inputs), 3, MOST_AXES)
         return (x.amax(tuple(range(2, x.dim())), keepdim=True),)
 
     @property
@@ -97,7 +97,7 @@ class GlobalAveragePool(AbstractPositiveLayer):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Average over all axes behind the channels."""
-        x = operand(inputs)
+        x = of_rank(operand(inputs), 3, MOST_AXES)
         return (x.mean(tuple(range(2, x.dim())), keepdim=True),)
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
@@ -133,7 +133,7 @@ class GlobalLpPool(AbstractGainLayer):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Take the norm over all axes behind the channels."""
-        x = operand(inputs)
+        x = of_rank(operand(inputs), 3, MOST_AXES)
         return (torch.linalg.vector_norm(x, self.power, tuple(range(2, x.dim())), keepdim=True),)
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
@@ -230,7 +230,8 @@ class AdaptiveMaxPool(AbstractGainLayer):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Pool as torch does."""
-        made = _ADAPTIVE_MAX[len(self.outputs) - 1](operand(inputs), self.outputs)
+        x = of_rank(operand(inputs), len(self.outputs) + 2)
+        made = _ADAPTIVE_MAX[len(self.outputs) - 1](x, self.outputs)
         if not isinstance(made, torch.Tensor):
             raise TypeError("the positions of the largest items were not asked for")
         return (made,)

@@ -39,7 +39,8 @@ def invoke(
         raise NotCertified(
             f"node {node.name!r} ({node.op}): {problem.reason}", slug=problem.slug
         ) from problem
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    # ArithmeticError: an axis of a tensor without axes.
+    except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError) as error:
         raise _explained(node, inputs, error) from error
     if dtype is None:
         return made

@@ -5,8 +5,10 @@ result is large), a node with signals becomes a step, and its output shapes come
 the layer on torch's meta device. Nothing is read that a shape does not depend on.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
@@ -14,7 +16,7 @@ from lipaudit.errors import NotCertified
 from lipaudit.graph.constant import Constant, Shape, computed
 from lipaudit.graph.dtypes import ONNX_DTYPES, dtype_name, torch_type
 from lipaudit.graph.node import Graph, Node
-from lipaudit.layers import registry
+from lipaudit.layers import agreement, registry
 from lipaudit.layers.base import (
     COMPUTED_PARAMETER,
     AbstractLayer,
@@ -51,12 +53,15 @@ class Opaque:
     reason: str
 
 
+_Meaning: TypeAlias = AbstractLayer | Opaque
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One node that was not folded away, and what is known about it."""
 
     node: Node
-    layer: AbstractLayer | Opaque
+    layer: _Meaning
     constants: Mapping[int, Constant]
     signals: tuple[str, ...]
     """Edge names of its inputs that are not constants, in input order."""
@@ -80,7 +85,8 @@ class Network:
 def build(graph: Graph, shapes: Mapping[str, Shape] | None = None) -> Network:
     """Give every node its meaning; `shapes` overrides the declared input shapes.
 
-    Raise `ShapeError` naming the node where given or declared shapes do not fit.
+    Raise `ShapeError` naming the node where given or declared shapes do not fit, and
+    `MalformedFile` where the file contradicts itself about the shape of an edge.
     """
     given = shapes or {}
     walk = _Walk(graph)
@@ -89,7 +95,9 @@ def build(graph: Graph, shapes: Mapping[str, Shape] | None = None) -> Network:
         walk.dtypes[edge.name] = edge.dtype
     for node in graph.nodes:
         walk.visit(node)
-    return walk.network()
+    network = walk.network()
+    agreement.check(graph, network.shapes, network.graph.constants)
+    return network
 
 
 class _Walk:
@@ -133,9 +141,33 @@ class _Walk:
         ):
             return
         signals = tuple(node.inputs[position] for position in call.signals)
-        step = Step(node, layer, constants, signals)
+        step = Step(node, self._founded(layer, signals), constants, signals)
         self._infer(step)
-        self.steps.append(step)
+        self.steps.append(self._typed_as_stated(step))
+
+    def _founded(self, layer: _Meaning, signals: tuple[str, ...]) -> _Meaning:
+        """Return the layer, unless it may rest on a stated size that cannot be worked out."""
+        unknown = [
+            name
+            for name in signals
+            if name in self.graph.stated.relied and self.shapes.get(name) is None
+        ]
+        if not unknown or isinstance(layer, Opaque):
+            return layer
+        reason = f"the size of {unknown[0]!r} is stated by the file alone: nothing confirms it"
+        return Opaque("needs-shape", reason)
+
+    def _typed_as_stated(self, step: Step) -> Step:
+        """Return the step, without a meaning where its results are not of the stated type."""
+        stated = self.graph.stated
+        for name in step.node.outputs:
+            dtype = self.dtypes.get(name)
+            if dtype is None or isinstance(step.layer, Opaque):
+                continue
+            if stated.differs_in_kind(name, dtype):
+                reason = f"the file states {stated.dtypes[name]} for {name!r}, and it is {dtype}"
+                return replace(step, layer=Opaque("dtype", reason))
+        return step
 
     def _branch(self, call: Call) -> tuple[Node, ...] | None:
         """Return the nodes of the branch that an `If` on a constant always takes.
@@ -227,7 +259,7 @@ class _Walk:
             elif name:
                 shape = self.shapes.get(name)
                 dtype = torch_type(self.dtypes.get(name, "float32"))
-                if shape is None or dtype is None:
+                if shape is None or dtype is None or _is_beyond_torch(shape, dtype):
                     return None
                 inputs.append(torch.empty(shape, dtype=dtype, device="meta"))
             else:
@@ -248,6 +280,11 @@ class _Walk:
         )
 
 
+def _is_beyond_torch(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    """Tell whether a declared shape has more bytes than torch can count."""
+    return math.prod(size or 1 for size in shape) * dtype.itemsize >= 1 << 63
+
+
 def is_loose(node: Node) -> bool:
     """Tell whether the node is a weight whose wiring is unknown: its data input is ""."""
     return bool(node.inputs) and not node.inputs[0] and node.op not in _CONTROL
@@ -259,7 +296,7 @@ def _with_captures(node: Node) -> Node:
     return replace(node, inputs=node.inputs + missing) if missing else node
 
 
-def _meaning(call: Call) -> AbstractLayer | Opaque:
+def _meaning(call: Call) -> _Meaning:
     node = call.node
     if node.op in _RANDOM:
         return Opaque("random", f"the output of {node.op} is random")

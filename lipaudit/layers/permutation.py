@@ -135,6 +135,8 @@ class ReverseSequence(_AbstractPermutation):
     def forward(self, inputs: Inputs) -> Outputs:
         """Reorder each sequence by its own list of times."""
         x = operand(inputs, 0).movedim((self.time_axis, self.batch_axis), (0, 1))
+        if len(self.lengths) != x.shape[1] or not all(0 < n <= x.shape[0] for n in self.lengths):
+            raise ValueError(f"lengths {list(self.lengths)} for {x.shape[1]} of {x.shape[0]}")
         time = torch.arange(x.shape[0], device=x.device)[:, None]
         length = torch.tensor(self.lengths, device=x.device)[None, :]
         order = torch.where(time < length, length - 1 - time, time)

@@ -19,7 +19,7 @@ from lipaudit.layers.base import (
     unary,
 )
 from lipaudit.layers.magnitude import largest_magnitude
-from lipaudit.layers.operands import Inputs, Outputs, operand, optional
+from lipaudit.layers.operands import Inputs, Outputs, axis_of, of_rank, operand, optional
 from lipaudit.layers.registry import layer
 from lipaudit.layers.shape import cast, stated_dtype
 
@@ -41,11 +41,12 @@ class _Granularity:
         """Lay a scale or a zero point out so that it meets the items of x that it belongs to."""
         if parameter.numel() == 1:
             return parameter.reshape(())
-        axis = self.axis % x.ndim
+        axis = axis_of(self.axis, x.dim())
         if parameter.ndim == 1 and not self.block:
             return parameter.reshape([-1 if at == axis else 1 for at in range(x.ndim)])
         if not self.block:
             raise ValueError("a scale of several axes needs a block size")
+        of_rank(parameter, x.dim())
         repeated = parameter.repeat_interleave(self.block, axis)
         return repeated.narrow(axis, 0, x.shape[axis])
 

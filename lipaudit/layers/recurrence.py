@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from lipaudit.enclosure import ONE, ZERO, Enclosure, product
 from lipaudit.layers.base import Call, UnsupportedNode
-from lipaudit.layers.operands import Inputs, Outputs, operand, optional
+from lipaudit.layers.operands import Inputs, Outputs, of_rank, operand, optional
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 _ANY = Enclosure.unknown()
@@ -204,9 +204,12 @@ def run(
     Inputs as ONNX orders them; `states` are the positions of the initial states. Returns the
     outputs of all steps and the last state of each direction.
     """
-    x = operand(inputs).transpose(0, 1) if form.batch_first else operand(inputs)
+    x = of_rank(operand(inputs), 3)
+    x = x.transpose(0, 1) if form.batch_first else x
     size = operand(inputs, 2).shape[-1]
     lengths = optional(inputs, 4)
+    if lengths is not None and lengths.shape != x.shape[1:2]:
+        raise ValueError(f"{lengths.numel()} lengths of {x.shape[1]} sequences")
     swept = []
     for direction, backwards in enumerate(form.directions):
         weights = Weights.of(inputs, direction)
@@ -228,7 +231,10 @@ def _initial(
 ) -> torch.Tensor:
     if given is None:
         return x.new_zeros(x.shape[1], size)
-    return given[:, direction] if form.batch_first else given[direction]
+    one = given[:, direction] if form.batch_first else given[direction]
+    if one.shape[:1] != x.shape[1:2]:
+        raise ValueError(f"initial states of {one.shape[0]} for {x.shape[1]} sequences")
+    return one
 
 
 def _sweep(

@@ -30,7 +30,7 @@ from lipaudit.layers.base import (
     unary,
 )
 from lipaudit.layers.interpolation import Interpolation, Resizing, made_size
-from lipaudit.layers.operands import Inputs, Outputs, operand
+from lipaudit.layers.operands import Inputs, Outputs, axis_of, operand
 from lipaudit.layers.registry import layer
 
 
@@ -170,7 +170,7 @@ class Resize(AbstractGainLayer):
 
     def _resized(self, shape: Shape) -> dict[int, Resizing]:
         """Return what happens to each axis that changes."""
-        axes = [axis % len(shape) for axis in self.axes] or list(range(len(shape)))
+        axes = [axis_of(axis, len(shape)) for axis in self.axes] or list(range(len(shape)))
         count = len(axes)
         if len(self.sizes or self.scales) != count:
             raise ValueError(f"{len(self.sizes or self.scales)} sizes or scales for {count} axes")
@@ -279,7 +279,7 @@ class Pad(AbstractPositiveLayer):
 
     def _sides(self, rank: int) -> dict[int, tuple[int, int]]:
         """Return the pads before and after, of the axes that have any."""
-        axes = [axis % rank for axis in self.axes] or list(range(rank))
+        axes = [axis_of(axis, rank) for axis in self.axes] or list(range(rank))
         if len(self.pads) != 2 * len(axes):
             raise ValueError(f"{len(self.pads)} pads for {len(axes)} axes")
         both = zip(axes, self.pads[: len(axes)], self.pads[len(axes) :], strict=True)

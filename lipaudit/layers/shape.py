@@ -296,6 +296,8 @@ class Flatten(_AbstractRearrangement):
     def forward(self, inputs: Inputs) -> Outputs:
         """Lay the items out as a matrix."""
         x = operand(inputs, 0)
+        if not -x.ndim <= self.axis <= x.ndim:
+            raise ValueError(f"there is no axis {self.axis} among {x.ndim}")
         before, after = x.shape[: self.axis], x.shape[self.axis :]
         return (x.reshape(math.prod(before), math.prod(after)),)
 

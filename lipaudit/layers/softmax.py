@@ -19,7 +19,7 @@ from lipaudit.layers.base import (
     Unbounded,
     unary,
 )
-from lipaudit.layers.operands import operand
+from lipaudit.layers.operands import axis_of, operand
 from lipaudit.layers.pointwise import jump
 from lipaudit.layers.registry import layer
 from lipaudit.layers.values import Values
@@ -48,7 +48,9 @@ class Softmax(AbstractGainLayer):
 
     def forward(self, inputs: Sequence[torch.Tensor | None]) -> tuple[torch.Tensor, ...]:
         """Normalize the exponentials along the axis."""
-        return (torch.softmax(operand(inputs), self.axis),)
+        x = operand(inputs)
+        # On its meta device torch does not look whether the axis is there.
+        return (torch.softmax(x, axis_of(self.axis, x.dim())),)
 
     def gain(self, shapes: Sequence[Shape | None]) -> Gain | Unbounded:
         """Return 1/2.
@@ -60,7 +62,7 @@ class Softmax(AbstractGainLayer):
         (shape,) = shapes
         if shape is None:
             return unary(Enclosure.at_most(0.5), "1/2 for any number of classes")
-        if not _axis_items(shape, self.axis) > 1:
+        if not shape[self.axis] > 1:
             return unary(ZERO, "softmax over one class is constant")
         return unary(Enclosure.exactly(0.5), "1/2 for any number of classes")
 
@@ -102,7 +104,7 @@ class LogSoftmax(AbstractGainLayer):
         (shape,) = shapes
         if shape is None:
             return Unbounded("needs-shape", "√n of n classes: the number of classes is not known")
-        classes = _axis_items(shape, self.axis)
+        classes = shape[self.axis]
         if not classes > 1:
             return unary(ZERO, "log-softmax over one class is constant")
         return unary(Enclosure.sqrt_of(classes), f"√n of n = {classes} classes")
@@ -131,7 +133,3 @@ class Hardmax(AbstractGainLayer):
         """State that there is no finite constant."""
         del shapes
         return jump("it jumps where the largest item changes")
-
-
-def _axis_items(shape: Shape, axis: int) -> int:
-    return shape[axis] if -len(shape) <= axis < len(shape) else 0

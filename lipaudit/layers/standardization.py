@@ -27,7 +27,7 @@ from lipaudit.layers.base import (
     unary,
 )
 from lipaudit.layers.magnitude import largest_magnitude
-from lipaudit.layers.operands import Inputs, Outputs, operand, optional
+from lipaudit.layers.operands import MOST_AXES, Inputs, Outputs, of_rank, operand, optional
 from lipaudit.layers.pointwise import steep
 from lipaudit.layers.registry import layer
 from lipaudit.layers.values import Values, at_least, enclosing
@@ -275,8 +275,8 @@ class InstanceNormalization(AbstractGainLayer):
 
     def forward(self, inputs: Inputs) -> Outputs:
         """Standardize, scale and shift each channel."""
-        x = operand(inputs)
-        return _grouped(self.scaling, x, x.shape[1] if x.dim() > 1 else 1, inputs)
+        x = of_rank(operand(inputs), 3, MOST_AXES)
+        return _grouped(self.scaling, x, x.shape[1], inputs)
 
     def values(self, inputs: Sequence[Values | None]) -> tuple[Values, ...]:
         """See `_Scaling.values`."""

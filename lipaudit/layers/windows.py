@@ -77,13 +77,15 @@ class Windows:
 
     def _count(self, axis: int, size: int, pad: tuple[int, int]) -> int:
         stride, free = self.strides[axis], size + sum(pad) - self.reaches[axis]
-        if free < 0:
-            raise ValueError(f"a window of {self.reaches[axis]} does not fit {size} + {sum(pad)}")
         if not self.rounds_up or self.is_same:
-            return free // stride + 1
-        count = -(-free // stride) + 1
-        # A window that would start in the padding after the input is dropped.
-        return count - 1 if (count - 1) * stride >= size + pad[0] else count
+            count = free // stride + 1
+        else:
+            count = -(-free // stride) + 1
+            # A window that would start in the padding after the input is dropped.
+            count -= (count - 1) * stride >= size + pad[0]
+        if count < 1:
+            raise ValueError(f"a window of {self.reaches[axis]} does not fit {size} + {sum(pad)}")
+        return count
 
 
 def same_pads(totals: tuple[int, ...], *, more_at_end: bool) -> Pads:

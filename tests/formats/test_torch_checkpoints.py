@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import lipaudit
@@ -239,10 +240,10 @@ def rezipped(path: Path, change: Callable[[str, bytes], tuple[str, bytes, int]])
         (lambda n, d: (n, d, 8 if "/data/" in n else 0), "is compressed"),
         (lambda n, d: ("../../x" if n.endswith("version") else n, d, 0), "unsafe member name"),
         (lambda n, d: (n, d[: len(d) // 2] if "/data/" in n else d, 0), "the pickle claims"),
-        (lambda n, d: (n, b"big" if n.endswith("byteorder") else d, 0), "big-endian"),
+        (lambda n, d: (n, b"odd" if n.endswith("byteorder") else d, 0), "neither little nor big"),
         (lambda n, d: (n, d[:50] if n.endswith("data.pkl") else d, 0), "pickle"),
     ],
-    ids=["compressed", "outside", "short storage", "big-endian", "cut pickle"],
+    ids=["compressed", "outside", "short storage", "byte order", "cut pickle"],
 )
 def test_dishonest_zips_are_refused(
     change: Callable[[str, bytes], tuple[str, bytes, int]], message: str, tmp_path: Path
@@ -324,16 +325,35 @@ def test_tensors_of_other_layouts_are_named_not_dropped(tmp_path: Path) -> None:
     tree = {
         "dense.weight": torch.eye(3),
         "sparse.weight": torch.eye(3).to_sparse(),
-        "meta.weight": torch.empty(3, 3, device="meta"),
         "quantized.weight": torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+        "meta.weight": torch.empty(3, 3, device="meta"),
     }
     torch.save(tree, tmp_path / "l.pt")
     model = read_model(str(tmp_path / "l.pt"))
-    assert list(model.tensors) == ["dense.weight"]
+    assert list(model.tensors) == ["dense.weight", "quantized.weight"]
     named = {unread.name: unread.slug for unread in model.unread}
-    assert set(named) == {"sparse.weight", "meta.weight", "quantized.weight"}
+    assert set(named) == {"sparse.weight", "meta.weight"}
     assert named["meta.weight"] == "meta-tensor"
     assert model.topology is not Topology.STATED
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_tensors_are_the_numbers_they_stand_for(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    values = torch.randn(3, 4)
+    scales, points = torch.tensor([0.1, 0.03, 0.5], dtype=torch.float64), torch.tensor([0, -5, 7])
+    whole = torch.quantize_per_tensor(values, 0.05, 3, torch.quint8)
+    channels = torch.quantize_per_channel(values, scales, points, 0, torch.qint8)
+    torch.save({"a.weight": whole, "b.weight": channels}, tmp_path / "q.pt")
+    model = read_model(str(tmp_path / "q.pt"))
+    exact = {
+        "a.weight": (whole.int_repr().double() - 3) * whole.q_scale(),
+        "b.weight": (channels.int_repr().double() - points[:, None].double()) * scales[:, None],
+    }
+    for key, truth in exact.items():
+        assert torch.equal(model.tensors[key].values(), truth)
+        assert 0 < model.tensors[key].entry_error <= 2.0**-53
+    assert any("qint8" in note for note in model.notes)
 
 
 def test_optimizer_state_alone_is_no_model(tmp_path: Path) -> None:
@@ -373,3 +393,59 @@ def test_a_weight_at_the_top_is_called_as_its_key(tmp_path: Path) -> None:
     torch.save(nn.RNN(4, 3).state_dict(), tmp_path / "rnn.pt")
     names = [layer.name for layer in lipaudit.inspect(tmp_path / "rnn.pt").layers]
     assert names == ["weight_ih_l0", "weight_hh_l0"]
+
+
+A, B = torch.eye(3), torch.ones(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("tree", "expected"),
+    [
+        # Containers that hold everything are no part of a name.
+        ({"state_dict": {"fc.weight": A}}, ["fc"]),
+        ({"state_dict": {"fc.weight": A}, "best": torch.tensor(0.5)}, ["fc"]),
+        ({"a": {"b": {"module.fc.weight": A}}}, ["fc"]),
+        # Of several networks each keeps its own.
+        ({"G": {"conv.weight": A}, "D": {"fc.weight": B}}, ["G/conv", "D/fc"]),
+        ({"G": {"fc.weight": A}, "D": {"fc.weight": B}}, ["G/fc", "D/fc"]),
+        ({"x": {"G": {"module.a.weight": A}, "D": {"b.weight": B}}}, ["G/a", "D/b"]),
+        ([{"a.weight": A}, {"b.weight": B}], ["[0]/a", "[1]/b"]),
+        # A slash may be part of a key.
+        ({"enc/fc.weight": A, "dec/fc.weight": B}, ["enc/fc", "dec/fc"]),
+        ({"enc/one.weight": A, "enc/two.weight": B}, ["enc/one", "enc/two"]),
+        ({"model": {"enc/one.weight": A, "dec/two.weight": B}}, ["enc/one", "dec/two"]),
+        # What would be the same is told apart.
+        (
+            {"n": {"module.module.a.weight": A, "module.a.weight": B, "a.weight": A}},
+            ["n/module.module.a", "n/module.a", "n/a"],
+        ),
+        ({"n": {"weight_ih": A}}, ["weight_ih"]),
+    ],
+    ids=str,
+)
+def test_names_are_whole_and_unique(tree: object, expected: list[str], tmp_path: Path) -> None:
+    torch.save(tree, tmp_path / "n.pt")
+    report = lipaudit.inspect(tmp_path / "n.pt").models[0]
+    assert [layer.name for layer in report.layers] == expected
+
+
+def test_what_a_name_was_is_said(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"module.fc.weight": A}}, tmp_path / "n.pt")
+    (model,) = lipaudit.inspect(tmp_path / "n.pt").models
+    assert any("'state_dict/module.'" in note for note in model.notes)
+    assert model.layers[0].tensors == ("state_dict/module.fc.weight",)
+    torch.save({"module.fc.weight": A}, tmp_path / "p.pt")
+    (model,) = lipaudit.inspect(tmp_path / "p.pt").models
+    assert model.layers[0].name == "module.fc"
+    assert not any("names of layers" in note for note in model.notes)
+
+
+def test_networks_side_by_side_are_no_chain(tmp_path: Path) -> None:
+    torch.save({"G": {"fc.weight": A}, "D": {"out.weight": B}}, tmp_path / "n.pt")
+    assert read_model(str(tmp_path / "n.pt")).topology is Topology.UNKNOWN
+
+
+def test_slashes_of_safetensors_stay(tmp_path: Path) -> None:
+    save_file({"enc/fc.weight": A, "enc/out.weight": B}, tmp_path / "n.safetensors")
+    names = [layer.name for layer in lipaudit.inspect(tmp_path / "n.safetensors").layers]
+    assert names == ["enc/fc", "enc/out"]

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations
 import lipaudit
 from lipaudit.enclosure import Rigor
 from lipaudit.formats.detect import read_model
+from lipaudit.formats.live import from_module
 from tests.formats.programs import (
     Applied,
     Operation,
@@ -55,6 +56,7 @@ OPERATIONS: dict[str, tuple[Operation, tuple[Shape, ...]]] = {
     "std all": (lambda x: x.std(unbiased=False), (BOX,)),
     "std_mean": (lambda x: torch.std_mean(x, (1, 2)), (BOX,)),
     "rms_norm": (lambda x: functional.rms_norm(x, (3, 4), eps=0.1), (BOX,)),
+    "type_as": (lambda x: x.type_as(x.abs()) * 2, (BOX,)),
     "vector norm": (lambda x: torch.linalg.vector_norm(x, dim=(0, 2)), (BOX,)),
     "vector norm all": (lambda x: torch.linalg.vector_norm(x, keepdim=True), (BOX,)),
     "1-norm": (lambda x: x.norm(p=1, dim=1), (BOX,)),
@@ -335,3 +337,31 @@ def test_keys_may_be_names_of_operations(tmp_path: Path) -> None:
     assert_same(module, [(2, 3)], tmp_path)
     (layer,) = lipaudit.inspect(module.float(), input_shape=(3,)).models[0].layers
     assert layer.tensors == ("linear",)
+
+
+def test_numbers_that_are_cut_to_whole_ones_are_no_identity(tmp_path: Path) -> None:
+    for model in both_readings(Applied(lambda x: x.long().float()), (BOX,), tmp_path):
+        (report,) = lipaudit.bound(model).models
+        assert report.bound is not None
+        assert not report.bound.certified
+        assert "int64" in report.bound.reasons[0]
+
+
+def test_what_is_written_in_place_is_seen_by_later_readers() -> None:
+    def masked(x: torch.Tensor) -> torch.Tensor:
+        mask = torch.zeros(4, dtype=torch.bool)
+        mask[1] = True
+        return torch.where(mask, x, 3 * x)
+
+    def viewed(x: torch.Tensor) -> torch.Tensor:
+        doubled = x * 2
+        doubled[:, 0] += x[:, 1]
+        return doubled * 1
+
+    x = torch.randn(BOX)
+    (made,) = computed_by(from_module(Applied(masked), [BOX]), [x], None)
+    torch.testing.assert_close(made, masked(x))
+    (report,) = lipaudit.bound(from_module(Applied(viewed), [BOX])).models
+    assert report.bound is not None
+    assert not report.bound.certified
+    assert "select_scatter" in report.bound.reasons[0]

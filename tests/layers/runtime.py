@@ -51,7 +51,7 @@ def model_of(
     """Return the model of one node, and its inputs by name."""
     given = {name: v for name, v in zip(node.inputs, inputs, strict=True) if v is not None}
     graph = helper.make_graph(
-        [_proto(node)],
+        [node_proto(node)],
         "one",
         [
             helper.make_tensor_value_info(name, _NUMBERS[dtype_name(v.dtype)], list(v.shape))
@@ -63,7 +63,8 @@ def model_of(
     return model, {name: value.numpy() for name, value in given.items()}
 
 
-def _proto(node: Node) -> onnx.NodeProto:
+def node_proto(node: Node) -> onnx.NodeProto:
+    """Write a node down for ONNX."""
     attributes: dict[str, Any] = {n: _attribute(value) for n, value in node.attributes.items()}
     # What a subgraph reads from outside is an input of ours, and found by name in ONNX.
     inputs = [name for name in node.inputs if name not in node.captures]
@@ -74,14 +75,19 @@ def _attribute(value: Attribute) -> object:
     if isinstance(value, Constant):
         return _tensor("", value)
     if isinstance(value, Graph):
-        return helper.make_graph(
-            [_proto(node) for node in value.nodes],
-            "body",
-            [_info(edge) for edge in value.inputs],
-            [_info(edge) for edge in value.outputs],
-            [_tensor(name, constant) for name, constant in value.constants.items()],
-        )
+        return graph_proto(value, [_info(edge) for edge in value.outputs])
     return list(value) if isinstance(value, tuple) else value
+
+
+def graph_proto(graph: Graph, outputs: Sequence[onnx.ValueInfoProto]) -> onnx.GraphProto:
+    """Write a graph down for ONNX."""
+    return helper.make_graph(
+        [node_proto(node) for node in graph.nodes],
+        "body",
+        [_info(edge) for edge in graph.inputs],
+        outputs,
+        [_tensor(name, constant) for name, constant in graph.constants.items()],
+    )
 
 
 def _tensor(name: str, constant: Constant) -> onnx.TensorProto:

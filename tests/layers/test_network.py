@@ -1,5 +1,6 @@
 """Networks: constants folded, shapes worked out, and nothing guessed."""
 
+import contextlib
 import resource
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from fractions import Fraction
 import pytest
 import torch
 
-from lipaudit.errors import ShapeError
+import lipaudit
+from lipaudit.errors import LipauditError, ShapeError
 from lipaudit.formats.onnx_file import OnnxFormat
 from lipaudit.formats.source import Source
 from lipaudit.graph.constant import Constant, Shape, computed
+from lipaudit.graph.model import Model, Topology
 from lipaudit.graph.node import Attribute, Edge, Graph, Node
 from lipaudit.layers.base import AbstractGainLayer, Unbounded
 from lipaudit.layers.execution import run
@@ -375,3 +378,22 @@ def test_parameters_that_would_exhaust_the_machine_are_not_read(nodes: list[Node
     layer = network.steps[-1].layer
     assert isinstance(layer, Opaque)
     assert layer.slug == "size"
+
+
+@pytest.mark.parametrize("op", ["Gather", "ScatterElements", "Pad", "CumSum"])
+def test_an_axis_of_a_number_without_axes_is_no_crash(op: str) -> None:
+    """A file may say so, and values of an input of unknown shape are looked at as one number."""
+    parameters = {
+        "Gather": [torch.tensor([0])],
+        "ScatterElements": [torch.tensor([0]), torch.ones(1)],
+        "Pad": [torch.tensor([1, 1]), torch.tensor(0.0), torch.tensor([0])],
+        "CumSum": [torch.tensor(0)],
+    }[op]
+    known = {f"c{at}": computed(f"c{at}", value) for at, value in enumerate(parameters)}
+    nodes = (Node(op, "n", ("x", *known), ("y",)), Node("Exp", "e", ("y",), ("z",)))
+    for shape in ((), None):
+        drawn = Graph(nodes, known, (Edge("x", shape),), (Edge("z"),))
+        model = Model("drawn", "test", (), {}, drawn, Topology.STATED)
+        with contextlib.suppress(LipauditError):
+            found = lipaudit.bound(model, input_range=(-1.0, 1.0)).models[0].bound
+            assert found is not None

@@ -14,7 +14,7 @@ from lipaudit.device import Compute
 from lipaudit.enclosure import Rigor
 from lipaudit.errors import NotCertified
 from lipaudit.graph.constant import Constant, computed
-from lipaudit.graph.node import ONNX_DOMAIN, TORCH_DOMAIN, Attribute, Node
+from lipaudit.graph.node import ONNX_DOMAIN, TORCH_DOMAIN, Attribute, Edge, Graph, Node
 from lipaudit.layers import catalog
 from lipaudit.layers.base import (
     AbstractGainLayer,
@@ -26,6 +26,7 @@ from lipaudit.layers.base import (
     Unbounded,
     UnsupportedNode,
 )
+from lipaudit.layers.network import build
 from tests.layers.runtime import jacobian
 
 CPU = Compute(torch.device("cpu"))
@@ -310,3 +311,15 @@ def test_equations_that_are_not_modelled_are_refused(equation: str, inputs: int)
     constants: dict[int, Any] = {1: torch.ones(3, 3)} if inputs == 2 else {}
     with pytest.raises(UnsupportedNode):
         _layer("Einsum", constants, inputs, equation=equation)
+
+
+def test_an_equation_of_stored_tensors_alone_is_worked_out() -> None:
+    first, second = torch.randn(2, 3, 3).sin(), torch.randn(3, 4)
+    stored = {"a": computed("a", first), "b": computed("b", second)}
+    nodes = (
+        Node("Einsum", "e", ("a", "b"), ("ab",), {"equation": "...i,io->...o"}),
+        Node("Add", "add", ("x", "ab"), ("y",)),
+    )
+    found = build(Graph(nodes, stored, (Edge("x", (2, 3, 4)),), (Edge("y"),)))
+    assert [step.node.op for step in found.steps] == ["Add"]
+    torch.testing.assert_close(found.graph.constants["ab"].read(), first @ second)

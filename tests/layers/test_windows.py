@@ -339,3 +339,28 @@ def test_the_number_of_windows_is_that_of_onnx() -> None:
     padded: dict[str, Attribute] = {"ceil_mode": 1, "strides": (3,), "pads": (0, 1)}
     call = Call(Node("MaxPool", "p", ("x",), ("y",), padded), {})
     assert Windows.of(call, (2,)).counts_on((3,)) == (1,)
+
+
+@pytest.mark.parametrize(("size", "pad"), [(1, 0), (2, 0), (1, 1)])
+def test_a_last_window_may_be_wider_than_the_whole_input(size: int, pad: int) -> None:
+    """ceil((1 - 3) / 3) + 1 = 1 window, of which only the first items are there."""
+    attributes: dict[str, Any] = {
+        "kernel_shape": (4,), "strides": (4,), "pads": (pad, pad), "ceil_mode": 1
+    }  # fmt: skip
+    x = torch.randn(1, 2, size, generator=torch.Generator().manual_seed(0))
+    node, most = _layer("MaxPool", **attributes)
+    truth = functional.max_pool1d(x, 4, 4, pad, ceil_mode=True)
+    torch.testing.assert_close(most.forward([x])[0], truth)
+    torch.testing.assert_close(most.forward([x])[0], outputs_of(node, [x], OPSET)[0])
+    assert _gain(most, (1, 2, size)).factors[0].upper == 1
+    _, mean = _layer("AveragePool", count_include_pad=1, **attributes)
+    truth = functional.avg_pool1d(x, 4, 4, pad, ceil_mode=True)
+    torch.testing.assert_close(mean.forward([x])[0], truth)
+    rows = jacobian(lambda y: mean.forward([y])[0], x.double())
+    assert _gain(mean, (1, 2, size)).factors[0].upper == pytest.approx(_norm(rows), rel=1e-9)
+
+
+def test_a_window_wider_than_the_input_fits_nowhere_without_rounding_up() -> None:
+    call = Call(Node("MaxPool", "p", ("x",), ("y",), {"kernel_shape": (4,), "strides": (4,)}), {})
+    with pytest.raises(ValueError, match="does not fit"):
+        Windows.of(call, (4,)).counts_on((2,))

@@ -23,23 +23,11 @@ _LONGEST_ROLL = 1 << 20
 
 
 @translates(
-    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_copy"
-)
-def reshape(call: AtenCall, build: GraphBuilder) -> None:
-    """Write the same items under the shape that the file states for the result."""
-    sizes = call.out_shape
-    if sizes.count(None) > 1:
-        raise Untranslatable("several open sizes")
-    shape = build.integers([-1 if size is None else size for size in sizes], f"{call.name}.shape")
-    emit(call, build, "Reshape", [call.tensor("self"), shape])
-
-
-@translates(
     "alias", "clone", "contiguous", "detach", "detach_", "lift_fresh_copy", "dropout",
-    "dropout_", "feature_dropout", "alpha_dropout", "native_dropout", "_to_copy", "to",
+    "dropout_", "feature_dropout", "alpha_dropout", "native_dropout",
 )  # fmt: skip
 def identity(call: AtenCall, build: GraphBuilder) -> None:
-    """Nothing at inference; a change between real types is none either."""
+    """Nothing at inference."""
     if call.flag("train") and call.number("p", 0.0) > 0:
         raise Untranslatable("training")
     build.add("Identity", [call.tensor("self")], name=call.name, outputs=call.outputs[:1])
@@ -48,39 +36,19 @@ def identity(call: AtenCall, build: GraphBuilder) -> None:
 @translates("permute", "permute_copy")
 def permute(call: AtenCall, build: GraphBuilder) -> None:
     """Axes in another order."""
-    rank = len(call.out_shape)
-    emit(
-        call,
-        build,
-        "Transpose",
-        [call.tensor("self")],
-        {"perm": tuple(axis % rank for axis in call.integers("dims"))},
-    )
+    axes = call.integers("dims")
+    order = tuple(axis % len(axes) for axis in axes)
+    emit(call, build, "Transpose", [call.tensor("self")], {"perm": order})
 
 
 @translates("transpose", "t", "mT")
 def transpose(call: AtenCall, build: GraphBuilder) -> None:
     """Two axes exchanged."""
-    axes = list(range(len(call.out_shape)))
+    axes = list(range(call.rank(call.tensor("self"))))
     stated = (call.integer("dim0", 0), call.integer("dim1", 1))
     one, two = {"t": (0, 1), "mT": (-2, -1)}.get(call.op, stated)
     axes[one], axes[two] = axes[two], axes[one]
     emit(call, build, "Transpose", [call.tensor("self")], {"perm": tuple(axes)})
-
-
-@translates("expand", "expand_as", "repeat")
-def expand(call: AtenCall, build: GraphBuilder) -> None:
-    """Items repeated along axes."""
-    if call.op == "repeat":
-        source, counts = call.shape(call.tensor("self")), call.integers("repeats")
-        if len(source) != len(counts):
-            raise Untranslatable("new axes")
-        repeats = build.integers(counts, f"{call.name}.repeats")
-        emit(call, build, "Tile", [call.tensor("self"), repeats])
-        return
-    sizes = [1 if size is None else size for size in call.out_shape]
-    shape = build.integers(sizes, f"{call.name}.shape")
-    emit(call, build, "Expand", [call.tensor("self"), shape])
 
 
 @translates("cat")
@@ -92,7 +60,7 @@ def cat(call: AtenCall, build: GraphBuilder) -> None:
 @translates("stack")
 def stack(call: AtenCall, build: GraphBuilder) -> None:
     """Tensors joined along a new axis."""
-    axis = call.integer("dim", 0) % len(call.out_shape)
+    axis = call.integer("dim", 0)
     where = build.integers([axis], f"{call.name}.axis")
     parts = [step(call, build, "Unsqueeze", [one, where]) for one in call.tensors("tensors")]
     emit(call, build, "Concat", parts, {"axis": axis})
@@ -102,18 +70,34 @@ def stack(call: AtenCall, build: GraphBuilder) -> None:
 def split(call: AtenCall, build: GraphBuilder) -> None:
     """Write a tensor cut along an axis."""
     axis = call.integer("dim", 0)
-    sizes = [call.shape(name)[axis] for name in call.outputs]
-    known = [size for size in sizes if size is not None]
-    if len(known) != len(sizes):
-        raise Untranslatable("open sizes")
-    cuts = build.integers(known, f"{call.name}.sizes")
+    cuts = build.integers(_cuts(call, axis), f"{call.name}.sizes")
     emit(call, build, "Split", [call.tensor("self"), cuts], {"axis": axis})
+
+
+def _cuts(call: AtenCall, axis: int) -> tuple[int, ...]:
+    """Return the sizes of the parts: stated, or as many alike as there are results."""
+    for name in ("split_sizes", "split_size"):
+        if isinstance(call.arguments.get(name), (list, tuple)):
+            return call.integers(name)
+    count, size = len(call.outputs), call.shape(call.tensor("self"))[axis]
+    if size is None:
+        raise Untranslatable("open sizes")
+    if call.op == "chunk":
+        each = -(-size // call.integer("chunks", 1))
+    else:
+        each = call.integer("split_size", 1)
+    last = size - each * (count - 1)
+    if not 0 <= last <= each:
+        raise Untranslatable(f"{count} parts of {each} of {size}")
+    return (*(each,) * (count - 1), last)
 
 
 @translates("unbind")
 def unbind(call: AtenCall, build: GraphBuilder) -> None:
     """Write the slices along an axis."""
     axis = call.integer("dim", 0)
+    if call.shape(call.tensor("self"))[axis] != len(call.outputs):
+        raise Untranslatable("not as many results as slices")
     for at, name in enumerate(call.outputs):
         index = build.scalar(at, name=f"{call.name}.index", dtype=torch.int64)
         build.add(
@@ -165,13 +149,19 @@ def triangle(call: AtenCall, build: GraphBuilder) -> None:
 @translates("full", "zeros", "ones", "full_like", "zeros_like", "ones_like")
 def full(call: AtenCall, build: GraphBuilder) -> None:
     """Equal numbers."""
-    sizes = [size for size in call.out_shape if size is not None]
-    if len(sizes) != len(call.out_shape) or math.prod(sizes) > 1 << 20:
-        raise Untranslatable("open or large")
+    if call.op.endswith("_like"):
+        sizes = [_known(size) for size in call.shape(call.tensor("self"))]
+    else:
+        given = call.arguments.get("size")
+        sizes = list(call.integers("size")) if given else []
+        if given is None or min(sizes, default=0) < 0:
+            raise Untranslatable("no sizes")
+    if math.prod(sizes) > 1 << 20:
+        raise Untranslatable("large")
     value = {"zeros": 0.0, "ones": 1.0}.get(call.op.removesuffix("_like"))
     number = call.number("fill_value", 0.0) if value is None else value
     filled = torch.full(sizes, number, dtype=torch.float64)
-    name, dtype = build.fresh(f"{call.name}.full"), call.dtypes.get(call.outputs[0], "float32")
+    name, dtype = build.fresh(f"{call.name}.full"), call.kind(call.outputs[0])
     # The likeness of a signal follows its type, and so does its number; others are made before.
     is_short = not call.op.endswith("_like") and dtype != "float64"
     if dtype in {"bool", "int64"}:
@@ -186,14 +176,15 @@ def full(call: AtenCall, build: GraphBuilder) -> None:
 def roll(call: AtenCall, build: GraphBuilder) -> None:
     """Write axes turned round: each is the same items in another order."""
     x, shifts, axes = call.tensor("self"), call.integers("shifts"), call.arguments.get("dims")
+    sizes = call.shape(x)
     if axes in (None, (), []):
         x = step(call, build, "Reshape", [x, build.integers([-1], f"{call.name}.flat")])
-        x = _turned(call, build, x, (0, shifts[0], _count(call.out_shape)))
-        shape = build.integers([_known(size) for size in call.out_shape], f"{call.name}.shape")
+        x = _turned(call, build, x, (0, shifts[0], _count(sizes)))
+        shape = build.integers([_known(size) for size in sizes], f"{call.name}.shape")
         emit(call, build, "Reshape", [x, shape])
         return
     for axis, shift in zip(call.integers("dims"), shifts, strict=True):
-        x = _turned(call, build, x, (axis, shift, _known(call.out_shape[axis])))
+        x = _turned(call, build, x, (axis, shift, _known(sizes[axis])))
     emit(call, build, "Identity", [x])
 
 
@@ -221,7 +212,7 @@ def index(call: AtenCall, build: GraphBuilder) -> None:
     if len(chosen) != 1:
         raise Untranslatable("places along several axes")
     ((axis, places),) = chosen
-    if call.dtypes.get(places.name) not in {"int64", "int32"}:
+    if call.dtype(places.name) not in {"int64", "int32"}:
         raise Untranslatable("a mask for an index")
     emit(call, build, "Gather", [call.tensor("self"), places.name], {"axis": axis})
 
@@ -229,8 +220,9 @@ def index(call: AtenCall, build: GraphBuilder) -> None:
 @translates("pixel_shuffle")
 def pixel_shuffle(call: AtenCall, build: GraphBuilder) -> None:
     """Write channels laid out as pixels."""
-    if len(call.out_shape) != 4:
-        raise Untranslatable(f"of rank {len(call.out_shape)}")
+    rank = call.rank(call.tensor("self"))
+    if rank != 4:
+        raise Untranslatable(f"of rank {rank}")
     attributes: dict[str, Attribute] = {
         "blocksize": call.integer("upscale_factor", 1),
         "mode": "CRD",
@@ -241,15 +233,16 @@ def pixel_shuffle(call: AtenCall, build: GraphBuilder) -> None:
 @translates("pixel_unshuffle")
 def pixel_unshuffle(call: AtenCall, build: GraphBuilder) -> None:
     """Write blocks of pixels stacked as channels: c, then row and column within the block."""
-    factor, sizes = call.integer("downscale_factor", 1), call.out_shape
+    factor, sizes = call.integer("downscale_factor", 1), call.shape(call.tensor("self"))
     if len(sizes) != 4:
         raise Untranslatable(f"of rank {len(sizes)}")
     channels, height, width = (_known(size) for size in sizes[1:])
-    split = (-1, channels // factor**2, height, factor, width, factor)
+    height, width = height // factor, width // factor
+    split = (-1, channels, height, factor, width, factor)
     cut = build.integers(split, f"{call.name}.blocks")
     blocks = step(call, build, "Reshape", [call.tensor("self"), cut])
     turned = step(call, build, "Transpose", [blocks], {"perm": (0, 1, 3, 5, 2, 4)})
-    joined = build.integers([-1, channels, height, width], f"{call.name}.shape")
+    joined = build.integers([-1, channels * factor**2, height, width], f"{call.name}.shape")
     emit(call, build, "Reshape", [turned, joined])
 
 

@@ -9,6 +9,7 @@ import torch
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import Constant, computed
 from lipaudit.graph.node import ONNX_DOMAIN, Attribute
+from lipaudit.graph.stated import Axes, Stated
 from lipaudit.layers.registry import all_kinds
 
 ATEN_DOMAIN = "aten"
@@ -33,11 +34,34 @@ class Ref:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
 class Symbol:
     """An argument that is a number known only when the network runs."""
 
+    name: str = ""
+    """Of the size that it is, as `AtenCall.axes` calls it; "" where it is another number."""
+
 
 SYMBOL = Symbol()
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What is stated of the tensors of a graph, and what its translation has made use of."""
+
+    shapes: Mapping[str, Axes]
+    """Sizes of every tensor of the graph, as exported; a symbol or None where they are open."""
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    """Item type of every tensor of the graph."""
+    relied: set[str] = field(default_factory=set)
+    """The tensors whose stated sizes went into a translation, or whose type did."""
+    relied_types: set[str] = field(default_factory=set)
+
+    def statement(self) -> Stated:
+        """Return what the network is to be held against."""
+        return Stated(
+            self.shapes, self.dtypes, frozenset(self.relied), frozenset(self.relied_types)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +75,7 @@ class AtenCall:
     """What reports show: the place in the code, if the file tells."""
     arguments: Mapping[str, object]
     outputs: tuple[str, ...]
-    shapes: Mapping[str, Sizes]
-    """Sizes of every tensor of the graph, as exported; None where they are open."""
-    dtypes: Mapping[str, str] = field(default_factory=dict)
-    """Item type of every tensor of the graph."""
+    values: "Values"
 
     def tensor(self, name: str) -> str:
         """Return the name of a tensor argument; overloads call `self` also `input`."""
@@ -115,15 +136,41 @@ class AtenCall:
         return value if isinstance(value, str) else default
 
     def shape(self, name: str) -> Sizes:
-        """Return the sizes of an edge as exported."""
-        if name not in self.shapes:
-            raise Untranslatable(f"the shape of {name} is not in the file")
-        return self.shapes[name]
+        """Return the sizes of an edge as exported, None where they are open.
 
-    @property
-    def out_shape(self) -> Sizes:
-        """Return the sizes of the first output."""
-        return self.shape(self.outputs[0])
+        To ask is to rely on the answer: where nothing confirms it, what reads the edge is not
+        understood. The sizes of results are not for asking, since nothing would be left to hold
+        them against: they follow from the inputs and the arguments.
+        """
+        return tuple(axis if isinstance(axis, int) else None for axis in self.axes(name))
+
+    def axes(self, name: str) -> Axes:
+        """Return the sizes of an edge with the symbols of the open ones; see `shape`."""
+        sizes = self._stated(name)
+        self.values.relied.add(name)
+        return sizes
+
+    def rank(self, name: str) -> int:
+        """Return the number of axes of an edge as exported.
+
+        Only for what would be bounded alike, or cannot run, if that were not true.
+        """
+        return len(self._stated(name))
+
+    def dtype(self, name: str) -> str:
+        """Return the item type of an edge as exported, where the meaning depends on it."""
+        self.values.relied.add(name)
+        self.values.relied_types.add(name)
+        return self.values.dtypes.get(name, "")
+
+    def kind(self, name: str) -> str:
+        """Return the item type of an edge, of which only the kind is confirmed: real or not."""
+        return self.values.dtypes.get(name, "float32")
+
+    def _stated(self, name: str) -> Axes:
+        if name not in self.values.shapes:
+            raise Untranslatable(f"the shape of {name} is not in the file")
+        return self.values.shapes[name]
 
 
 Translator = Callable[[AtenCall, GraphBuilder], None]
@@ -154,12 +201,14 @@ def translate(call: AtenCall, build: GraphBuilder) -> None:
         return
     op = call.op
     try:
-        translator = _translators.get(call.op)
+        # What a call writes in place it returns, too: see `writing`.
+        plain = call.op.removesuffix("_")
+        translator = _translators.get(call.op, _translators.get(plain))
         if translator is not None:
             translator(call, build)
             return
         for kind in all_kinds():
-            if kind.aten == call.op:
+            if kind.aten == plain:
                 emit(call, build, kind.op, [first_tensor(call)], domain=kind.domain)
                 return
     except Untranslatable as problem:
@@ -220,7 +269,7 @@ def filled(build: GraphBuilder, size: int, value: float, name: str) -> str:
 
 def scalar(call: AtenCall, build: GraphBuilder, value: float, name: str = "scalar") -> str:
     """Write a number of the code and return its name."""
-    dtype = call.dtypes.get(call.outputs[0], "float32")
+    dtype = call.kind(call.outputs[0])
     stem = build.fresh(f"{call.name}.{name}")
     if isinstance(value, int) and (exact := _EXACT_TYPES.get(dtype)) is not None:
         return build.constant(computed(stem, torch.tensor(value, dtype=exact)))

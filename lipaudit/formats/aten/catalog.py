@@ -13,6 +13,7 @@ from lipaudit.formats.aten import (
     recurrent,
     reductions,
     resampling,
+    views,
 )
 from lipaudit.formats.aten.call import AtenCall, Ref, translate
 
@@ -29,6 +30,7 @@ FAMILIES = (
     recurrent,
     reductions,
     resampling,
+    views,
 )
 
 __all__ = ["FAMILIES", "AtenCall", "Ref", "translate"]

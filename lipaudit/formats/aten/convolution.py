@@ -48,7 +48,7 @@ def _transposed(call: AtenCall, build: GraphBuilder, kernel: tuple[int, ...]) ->
 def _kernel(call: AtenCall) -> tuple[int, ...]:
     sizes = call.shape(call.tensor("weight"))[2:]
     known = tuple(size for size in sizes if size is not None)
-    if len(known) != len(sizes) or len(call.shape(call.tensor("input"))) != len(sizes) + 2:
+    if len(known) != len(sizes) or call.rank(call.tensor("input")) != len(sizes) + 2:
         raise Untranslatable("no batch axis, or an open kernel size")
     return known
 

@@ -19,7 +19,7 @@ from lipaudit.graph.node import TORCH_DOMAIN, Attribute
 def linear(call: AtenCall, build: GraphBuilder) -> None:
     """X Wᵀ + b."""
     weight = call.tensor("weight")
-    if parameter(build, weight) is not None and len(call.shape(weight)) == 2:
+    if parameter(build, weight) is not None and call.rank(weight) == 2:
         inputs = [call.tensor("input"), weight, call.optional("bias")]
         emit(call, build, "Linear", inputs[: 3 if inputs[2] else 2], domain=TORCH_DOMAIN)
         return
@@ -68,13 +68,13 @@ def attention(call: AtenCall, build: GraphBuilder) -> None:
     if call.flag("is_causal") or call.flag("enable_gqa") or (mask and _is_stored(build, mask)):
         _fused_attention(call, build, [query, key, value, *([mask] if mask else [])])
         return
-    if mask and call.dtypes.get(mask) == "bool":
+    if mask and call.kind(mask) == "bool":
         raise Untranslatable("a mask that the network computes")
-    sizes = call.shape(key)
+    rank = call.rank(key)
     width = call.shape(query)[-1]
     if width is None:
         raise Untranslatable("open head size")
-    axes = (*range(len(sizes) - 2), len(sizes) - 1, len(sizes) - 2)
+    axes = (*range(rank - 2), rank - 1, rank - 2)
     turned = step(call, build, "Transpose", [key], {"perm": axes})
     scores = step(call, build, "MatMul", [query, turned])
     scale = scalar(call, build, call.number("scale", 1 / math.sqrt(width)))
@@ -87,7 +87,7 @@ def attention(call: AtenCall, build: GraphBuilder) -> None:
 
 def _fused_attention(call: AtenCall, build: GraphBuilder, inputs: list[str]) -> None:
     """Write attention with a mask or shared heads as ONNX's operation, heads on axis 1."""
-    ranks = {len(call.shape(name)) for name in inputs[:3]}
+    ranks = {call.rank(name) for name in inputs[:3]}
     grouped = call.flag("enable_gqa")
     if ranks not in ({3}, {4}) or (grouped and ranks == {3}):
         raise Untranslatable(f"masked, causal or grouped, of rank {max(ranks)}")
@@ -99,7 +99,7 @@ def _fused_attention(call: AtenCall, build: GraphBuilder, inputs: list[str]) -> 
     if ranks == {3}:
         # A stack of single heads; a mask of rank 3 goes over the stack.
         attributes |= {"q_num_heads": 1, "kv_num_heads": 1}
-        if len(inputs) > 3 and len(call.shape(inputs[3])) == 3:
+        if len(inputs) > 3 and call.rank(inputs[3]) == 3:
             inputs[3] = step(call, build, "Unsqueeze", [inputs[3], build.integers([1])])
     if call.arguments.get("scale") is not None:
         attributes["scale"] = call.number("scale", 1.0)

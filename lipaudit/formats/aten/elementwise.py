@@ -175,7 +175,7 @@ def softplus(call: AtenCall, build: GraphBuilder) -> None:
 def prelu(call: AtenCall, build: GraphBuilder) -> None:
     """Write a rectifier with a learned slope for each channel (axis 1)."""
     slope = parameter(build, call.tensor("weight"))
-    rank = len(call.shape(call.tensor("self")))
+    rank = call.rank(call.tensor("self"))
     if slope is None:
         raise Untranslatable("computed slope")
     if slope.items > 1 and rank > 2:

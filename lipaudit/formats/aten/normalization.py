@@ -11,10 +11,12 @@ from lipaudit.graph.node import Attribute
 @translates("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
 def batch_norm(call: AtenCall, build: GraphBuilder) -> None:
     """Batch norm; in training mode it stays what it is, and is refused later."""
-    channels = call.shape(call.tensor("input"))[1]
-    if channels is None or call.flag("training"):
+    if call.flag("training"):
         raise Untranslatable("training")
     statistics = [call.tensor("running_mean"), call.tensor("running_var")]
+    (channels,) = call.shape(statistics[0])
+    if channels is None:
+        raise Untranslatable("open channels")
     weight = call.optional("weight") or filled(build, channels, 1.0, f"{call.name}.ones")
     bias = call.optional("bias") or filled(build, channels, 0.0, f"{call.name}.zeros")
     attributes: dict[str, Attribute] = {"epsilon": call.number("eps", 1e-5)}
@@ -49,11 +51,13 @@ def layer_norm(call: AtenCall, build: GraphBuilder) -> None:
 def rms_norm(call: AtenCall, build: GraphBuilder) -> None:
     """RMS norm over the last axes; without an ε torch takes that of the item type."""
     shape = call.integers("normalized_shape")
-    dtype = call.dtypes.get(call.tensor("input"), "")
-    if call.arguments.get("eps") is None and dtype not in {"float32", "float64"}:
-        raise Untranslatable("the epsilon of a short item type")
-    least = torch.finfo(torch.float64 if dtype == "float64" else torch.float32).eps
-    attributes: dict[str, Attribute] = {"axis": -len(shape), "epsilon": call.number("eps", least)}
+    epsilon = call.number("eps", 0.0)
+    if call.arguments.get("eps") is None:
+        dtype = call.dtype(call.tensor("input"))
+        if dtype not in {"float32", "float64"}:
+            raise Untranslatable("the epsilon of a short item type")
+        epsilon = torch.finfo(torch.float64 if dtype == "float64" else torch.float32).eps
+    attributes: dict[str, Attribute] = {"axis": -len(shape), "epsilon": epsilon}
     build.add(
         "RMSNormalization",
         [call.tensor("input"), _scale(call, build, shape)],

@@ -49,7 +49,7 @@ def spectral_norm(call: AtenCall, build: GraphBuilder) -> bool:
         return False
     # torch reshapes a matrix too: to the shape that it has.
     original = build.lookup(_before(build, weight.name, "Reshape"))
-    if original is None or original.shape != call.out_shape:
+    if original is None or original.shape != call.shape(weight.name):
         return False
     outer = _made_by(build, divisor.name, "MatMul")
     inner = _made_by(build, outer.inputs[1], "MatMul") if outer is not None else None

@@ -83,8 +83,9 @@ def replication_pad(call: AtenCall, build: GraphBuilder) -> None:
 
 
 def _rank(call: AtenCall) -> int:
-    rank = len(call.shape(call.tensor("self"))) - 2
-    if rank < 1:
+    """Return how many axes the windows slide along: the operator's name says it."""
+    rank = int(call.op[call.op.index("pool") + 4])
+    if call.rank(call.tensor("self")) != rank + 2:
         raise Untranslatable("no batch axis")
     return rank
 
@@ -125,7 +126,7 @@ def _adaptive(call: AtenCall, build: GraphBuilder, which: str) -> None:
 def _padded(call: AtenCall, build: GraphBuilder, mode: str, more: list[str]) -> None:
     """Torch counts pads from the last axis, begin and end together; ONNX all begins first."""
     flat = call.integers("padding") if "padding" in call.arguments else call.integers("pad")
-    rank = len(call.shape(call.tensor("self")))
+    rank = call.rank(call.tensor("self"))
     begins, ends = [0] * rank, [0] * rank
     for at in range(len(flat) // 2):
         begins[rank - 1 - at], ends[rank - 1 - at] = flat[2 * at], flat[2 * at + 1]

@@ -44,7 +44,8 @@ def upsample_cubic(call: AtenCall, build: GraphBuilder) -> None:
 def _repeated(call: AtenCall, build: GraphBuilder, mode: str, rule: Interpolation) -> None:
     """Write nearest neighbours, as Resize or, where the two break ties differently, by places."""
     axes = _axes(call)
-    dtype = torch.float64 if call.dtypes.get(call.outputs[0]) == "float64" else torch.float32
+    wide = call.dtype(call.tensor("self")) == "float64"
+    dtype = torch.float64 if wide else torch.float32
     places = [_places(axis, mode, dtype, len(axes)) for axis in axes]
     scaled = (Resizing(one.size, one.made, one.factor or one.made / one.size) for one in axes)
     if all(
@@ -98,9 +99,9 @@ def _resize(
     call: AtenCall, build: GraphBuilder, axes: list["_Axis"], attributes: dict[str, Attribute]
 ) -> None:
     if all(axis.factor is None for axis in axes):
-        batch = call.out_shape[:2]
+        batch = call.shape(call.tensor("self"))[:2]
         sizes = [size for size in (*batch, *(axis.made for axis in axes)) if size is not None]
-        if len(sizes) != len(call.out_shape):
+        if len(sizes) != len(batch) + len(axes):
             raise Untranslatable("open sizes")
         target = build.integers(sizes, f"{call.name}.sizes")
         emit(call, build, "Resize", [call.tensor("self"), "", "", target], attributes)
@@ -126,10 +127,21 @@ class _Axis:
 
 def _axes(call: AtenCall) -> list[_Axis]:
     """Return what happens to the axes behind batch and channels."""
-    before, after = call.shape(call.tensor("self"))[2:], call.out_shape[2:]
+    before = call.shape(call.tensor("self"))[2:]
+    factors = _factors(call, len(before))
+    stated = call.arguments.get("output_size")
+    sizes = call.integers("output_size", len(before)) if stated is not None else None
     axes = []
-    for size, made, factor in zip(before, after, _factors(call, len(after)), strict=True):
-        if not size or made is None:
+    for at, (size, factor) in enumerate(zip(before, factors, strict=True)):
+        if not size:
+            raise Untranslatable("open or empty sizes")
+        if sizes is not None:
+            made = sizes[at]
+        elif factor is not None:
+            made = math.floor(size * factor)  # in double precision, as torch does
+        else:
+            raise Untranslatable("neither sizes nor factors")
+        if made < 1:
             raise Untranslatable("open or empty sizes")
         axes.append(_Axis(size, made, factor))
     return axes
