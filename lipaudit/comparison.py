@@ -51,6 +51,12 @@ class Snapshot:
     sha256: str = ""
     folded: bool = False
     """Whether batch norms are folded into its layers, as the bound has them."""
+    alarms: tuple[str, ...] = ()
+    """What its pickle would do."""
+    doubt: str = ""
+    """Why nobody may sign its bound, although it is proved of the stated graph."""
+    without_norm: tuple[str, ...] = ()
+    """Names of nodes with matrices of which only the bound says something."""
 
     @classmethod
     def of(cls, model: ModelReport, version: str = "") -> "Snapshot":
@@ -67,12 +73,22 @@ class Snapshot:
             folded=is_folded(
                 model.bound is not None, model.notes, [layer.name for layer in model.layers]
             ),
+            alarms=model.alarms,
+            doubt=""
+            if model.bound is None
+            else doubt(model.topology, model.bound.certified, model.bound.reasons),
+            without_norm=model.without_norm,
         )
 
 
 def is_folded(bounded: bool, notes: Sequence[str], layers: Sequence[str]) -> bool:
     """Tell whether layers are measured with batch norms folded in: "conv1 + bn1"."""
     return bounded and AS_STORED not in notes and any(" + " in name for name in layers)
+
+
+def doubt(topology: str, certified: bool, reasons: Sequence[str]) -> str:
+    """Say why a bound of a graph that is stated is not certified; "" where it is."""
+    return "" if certified or topology != "stated" else "; ".join(reasons) or "not certified"
 
 
 def bound_assumptions(model: ModelReport) -> tuple[str, ...]:
@@ -134,7 +150,9 @@ class Comparison:
 
 def alike(one: float, other: float) -> bool:
     """Tell whether two ends are the same number but for rounding."""
-    return one == other or abs(one - other) <= SAME * max(abs(one), abs(other))
+    largest = max(abs(one), abs(other))
+    # What is unknown on one side alone is infinite there, and is not the same.
+    return one == other or (math.isfinite(largest) and abs(one - other) <= SAME * largest)
 
 
 def factor(before: Measure, after: Measure) -> float | None:

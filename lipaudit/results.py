@@ -15,6 +15,9 @@ from lipaudit.enclosure import Enclosure, Rigor
 SCHEMA_VERSION = 1
 """Of the JSON report: fields may be added under one version, never renamed or removed."""
 
+NO_LAYER = "no layer was measured"
+"""So begins the note that says why, of a report without a layer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Measure:
@@ -225,6 +228,14 @@ class ModelReport:
     certificates: Certificates | None = None
     advice: str = ""
     """What would bring the bound under the limit."""
+    without_norm: tuple[str, ...] = ()
+    """Names of nodes with matrices that have no norm of their own: recurrent ones."""
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """Everything that is assumed, of the file or for any of the bounds, each once."""
+        of_bounds = (text for bound in self.bounds for text in bound.assumptions)
+        return tuple(dict.fromkeys((*self.assumptions, *of_bounds)))
 
 
 @dataclass(frozen=True, slots=True)

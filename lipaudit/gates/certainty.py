@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from lipaudit.gates.limits import is_proved
 from lipaudit.gates.policy import Policy
 from lipaudit.gates.rule import NOTE, UNDECIDED, Rule
-from lipaudit.results import Finding, ModelReport
+from lipaudit.results import NO_LAYER, Finding, ModelReport
 
 NON_FINITE = "non-finite"
+WITHOUT_NUMBERS = frozenset({"meta-tensor", "weight-type", "memory"})
+"""Slugs of weights that were meant to be measured and have no number, whatever is asked."""
 
 
 def _non_finite(model: ModelReport, _policy: Policy) -> Iterator[Finding]:
@@ -22,6 +24,11 @@ def _not_certified(model: ModelReport, policy: Policy) -> Iterator[Finding]:
         yield from _bound_not_certified(model)
     if policy.gates_layers:
         yield from _norms_not_certified(model, policy)
+    else:
+        # A layer that was meant to be measured and could not be is no success either.
+        for skipped in model.skipped:
+            if skipped.slug in WITHOUT_NUMBERS:
+                yield _undecided(model, skipped.reason, skipped.name)
 
 
 def _bound_not_certified(model: ModelReport) -> Iterator[Finding]:
@@ -33,11 +40,15 @@ def _bound_not_certified(model: ModelReport) -> Iterator[Finding]:
         yield _undecided(model, f"the bound is {headline.measure.rigor.label}, not proved")
     elif model.topology not in {"stated", "assumed"}:
         yield _undecided(model, "the layer graph is unknown")
+    elif model.topology == "stated" and not headline.certified:
+        # A quotient was found above the bound: whatever the reason, no one may sign it.
+        yield _undecided(model, "; ".join(headline.reasons) or "the bound is not certified")
 
 
 def _norms_not_certified(model: ModelReport, policy: Policy) -> Iterator[Finding]:
     if not model.layers:
-        yield _undecided(model, "no layer was measured")
+        why = (note for note in model.notes if note.startswith(NO_LAYER))
+        yield _undecided(model, next(why, NO_LAYER))
     for layer in model.layers:
         norm = layer.norm
         if not policy.demands_number_of(layer.name) or is_proved(norm):
@@ -49,8 +60,17 @@ def _norms_not_certified(model: ModelReport, policy: Policy) -> Iterator[Finding
     for skipped in model.skipped:
         if policy.demands_number_of(skipped.name):
             yield _undecided(model, skipped.reason, skipped.name)
+    for name in model.without_norm:
+        # What holds the bound holds it too, where no limit speaks of the node itself.
+        held = policy.gates_bound and policy.limit_of(name) is None
+        if policy.demands_number_of(name) and not held:
+            message = (
+                "its matrices have no norm of their own; limit the bound (max-bound), or "
+                "the other layers by name"
+            )
+            yield _undecided(model, message, name)
     for idle in policy.idle_limits(tuple(layer.name for layer in model.layers)):
-        yield _undecided(model, f"the limit for {idle.layers!r} is for no layer of this model")
+        yield _undecided(model, f"the limit for {idle!r} is for no layer of this model")
 
 
 def _undecided(model: ModelReport, message: str, where: str = "") -> Finding:

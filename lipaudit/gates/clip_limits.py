@@ -31,6 +31,6 @@ def read(path: str) -> tuple[float | None, Mapping[str, float]]:
 def _layers(table: TomlTable, key: str, value: object) -> Mapping[str, float]:
     inner = table.inside(key, value)
     return {
-        toml_table.glob(inner, name, name): toml_table.positive(inner, name, limit)
+        toml_table.globs(inner, name, name): toml_table.positive(inner, name, limit)
         for name, limit in inner.items()
     }

@@ -20,6 +20,7 @@ class Settings:
     input_shape: Mapping[str, str] | None = None
     input_range: Mapping[str, tuple[float, float]] | None = None
     model: str | None = None
+    hf: bool | None = None
     assume_sequential: bool | None = None
     executed: str | None = None
     input_radius: float | None = None
@@ -68,3 +69,5 @@ class Config:
     device: str | None = None
     max_memory: int | None = None
     """In bytes."""
+    cache: str | None = None
+    """Folder in which results are kept, from the working directory, or "off"."""

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from lipaudit.cache import place
 from lipaudit.errors import UsageError
 from lipaudit.gates import quantities, toml_table
 from lipaudit.gates.catalog import IDS
@@ -51,15 +52,17 @@ def _nearest(folder: Path) -> Path | None:
         in_project = (
             project.is_file() and _table(str(project), toml_table.parsed(str(project))) is not None
         )
-        if own.is_file() and in_project:
+        # Also what cannot be read: in place of a broken link no other config must count.
+        is_here = os.path.lexists(own)
+        if is_here and in_project:
             raise UsageError(
                 f"{OWN} and [tool.lipaudit] in {PROJECT} stand side by side",
                 slug="config-two",
                 path=str(here),
                 hint="keep one of them, or name it with --config",
             )
-        if own.is_file() or in_project:
-            return own if own.is_file() else project
+        if is_here or in_project:
+            return own if is_here else project
         if (here / ".git").exists():
             return None
     return None
@@ -92,9 +95,21 @@ def _config(table: TomlTable, file: str, today: date) -> Config:
         baseline=None if baseline is None else os.path.normpath(Path(folder) / baseline),
         device=table.take("device", toml_table.text),
         max_memory=table.take("max-memory", _memory),
+        cache=_cache(folder, table.take("cache", _cache_folder)),
     )
     table.close()
     return config
+
+
+def _cache_folder(table: TomlTable, key: str, value: object) -> str:
+    return place.OFF if value is False else toml_table.text(table, key, value)
+
+
+def _cache(folder: str, stated: str | None) -> str | None:
+    """Return where results are kept; the folder is relative to the config's."""
+    if stated is None or stated == place.OFF:
+        return stated
+    return os.path.normpath(Path(folder) / stated)
 
 
 def _settings(table: TomlTable) -> Settings:
@@ -106,6 +121,7 @@ def _settings(table: TomlTable) -> Settings:
         input_shape=table.take("input-shape", _shapes),
         input_range=table.take("input-range", _ranges),
         model=table.take("model", toml_table.text),
+        hf=table.take("hf", toml_table.flag),
         assume_sequential=table.take("assume-sequential", toml_table.flag),
         executed=table.take("executed", toml_table.text),
         input_radius=table.take("input-radius", toml_table.number),
@@ -138,7 +154,7 @@ def _ignores(table: TomlTable, key: str, value: object) -> tuple[Ignore, ...]:
                 reason=inner.need("reason", toml_table.text, "say why this may be ignored"),
                 expires=inner.need("expires", toml_table.day, "the last day, as in 2026-12-31"),
                 models=inner.take("models", toml_table.glob) or "*",
-                layers=inner.take("layers", toml_table.glob),
+                layers=inner.take("layers", toml_table.globs),
             )
         )
         inner.close()
@@ -173,7 +189,7 @@ def _globs(table: TomlTable, key: str, value: object) -> tuple[str, ...]:
 def _layers(table: TomlTable, key: str, value: object) -> tuple[LayerLimit, ...]:
     inner = table.inside(key, value)
     return tuple(
-        LayerLimit(toml_table.glob(inner, name, name), toml_table.number(inner, name, limit))
+        LayerLimit(toml_table.globs(inner, name, name), toml_table.number(inner, name, limit))
         for name, limit in inner.items()
     )
 

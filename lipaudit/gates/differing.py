@@ -7,7 +7,8 @@ from lipaudit.errors import ExitCode, worst
 from lipaudit.gates.judge import code_of
 from lipaudit.gates.pairing import paired
 from lipaudit.gates.regression import ID, increases
-from lipaudit.gates.rule import UNDECIDED
+from lipaudit.gates.rule import ERROR, UNDECIDED
+from lipaudit.gates.safety import ID as LIP005
 from lipaudit.results import Finding
 
 
@@ -22,10 +23,14 @@ def compare(
     model may be missing.
     """
     pairs = tuple(_pairs(before[1], after[1]))
-    findings: tuple[Finding, ...] = ()
+    findings = tuple(
+        Finding(LIP005, ERROR, model.path, "", f"the file's pickle {alarm}")
+        for model in after[1]
+        for alarm in model.alarms
+    )
     passed = None
     if allowed is not None:
-        findings = tuple(f for one, other in pairs for f in _objections(one, other, allowed))
+        findings += tuple(f for one, other in pairs for f in _objections(one, other, allowed))
         # Nothing compared is no success.
         compared = any(one is not None and other is not None for one, other in pairs)
         passed = compared and all(code_of(finding) is ExitCode.OK for finding in findings)
@@ -40,9 +45,8 @@ def compare(
 
 def exit_code(found: Comparison) -> ExitCode:
     """Return the exit code that a comparison calls for."""
-    if found.passed is not False:
-        return ExitCode.OK
-    return worst([code_of(finding) for finding in found.findings]) or ExitCode.NOT_CERTIFIED
+    code = worst([code_of(finding) for finding in found.findings])
+    return ExitCode.NOT_CERTIFIED if found.passed is False and code is ExitCode.OK else code
 
 
 def _pairs(
@@ -80,6 +84,8 @@ def _notes(before: Snapshot, after: Snapshot) -> Iterator[str]:
     bounded = before.bound is not None and after.bound is not None
     if bounded and before.assumptions != after.assumptions:
         yield "the bounds hold under different assumptions"
+    elif bounded and after.assumptions:
+        yield f"both bounds assume: {'; '.join(after.assumptions)}"
     for snapshot, when in ((before, "before"), (after, "after")):
         if snapshot.skipped:
             yield f"without a number {when}: {len(snapshot.skipped)} ({snapshot.skipped[0]!r} ...)"
@@ -96,6 +102,14 @@ def _objections(
         yield Finding(ID, UNDECIDED, after.path, "", "there is no such model before")
         return
     yield from increases(before, after, allowed)
+    if before.bound is None or after.bound is None:
+        message = "its matrices have no norm of their own, and no two bounds can be compared"
+        yield from (
+            Finding(ID, UNDECIDED, after.path, name, message) for name in after.without_norm
+        )
+    if before.bound is None and after.bound is not None:
+        message = "no bound was asked for before, to which this one could be held"
+        yield Finding(ID, UNDECIDED, after.path, "", message)
     if not after.layers and (before.bound is None or after.bound is None):
         yield Finding(ID, UNDECIDED, after.path, "", "nothing was measured that can be compared")
     for name in after.skipped:

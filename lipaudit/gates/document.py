@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lipaudit import strict_json
@@ -26,6 +27,8 @@ def read(path: str, *, limit: int = strict_json.MAX_BYTES) -> bytes:
 def head(path: str, length: int) -> bytes:
     """Return the first bytes of a regular file."""
     try:
+        # Opening a device can act on it, and a socket cannot be opened at all.
+        _check_kind(Path(path).stat(), path)
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -36,12 +39,16 @@ def head(path: str, length: int) -> bytes:
         cause = f"cannot be opened: {error.strerror}"
         raise UnreadableFile(cause, slug="unreadable", path=path) from error
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise UnreadableFile("not a regular file", slug="not-a-file", path=path)
+        _check_kind(os.fstat(descriptor), path)  # it may be another one by now
         with os.fdopen(descriptor, "rb", closefd=False) as stream:
             return stream.read(length)
     finally:
         os.close(descriptor)
+
+
+def _check_kind(status: os.stat_result, path: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableFile("not a regular file", slug="not-a-file", path=path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,13 @@ class Entry:
         value = self.values.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
             raise self.wrong(name, "a whole number")
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Take true or false; an absent one is false."""
+        value = self.values.get(name, False)
+        if not isinstance(value, bool):
+            raise self.wrong(name, "true or false")
         return value
 
     def number(self, name: str) -> float | None:

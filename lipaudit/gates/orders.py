@@ -139,7 +139,7 @@ def _matches(config: Config, entry: Entry, pattern: str) -> list[str]:
 def _expanded(config: Config, pattern: str) -> list[str]:
     """Return the files of a glob; a name that is one, brackets and all, stands for itself."""
     folder = Path(config.folder)
-    if (folder / pattern).exists():
+    if os.path.lexists(folder / pattern):  # unlike Path.exists, False for what is too long
         return [_shown(folder / pattern)]
     # Unlike Path.glob this takes absolute patterns and those with "..".
     names = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
@@ -150,16 +150,23 @@ def _named(config: Config, paths: Sequence[str]) -> dict[str, Settings]:
     """Return the settings of paths given by hand: of the entry that names them, or the defaults."""
     listed: dict[str, list[Entry]] = {}
     for entry in config.models:
-        for path in {path for pattern in entry.paths for path in _expanded(config, pattern)}:
-            listed.setdefault(path, []).append(entry)
+        files = {path for pattern in entry.paths for path in _expanded(config, pattern)}
+        for place in {_place(path) for path in files}:
+            listed.setdefault(place, []).append(entry)
     found: dict[str, Settings] = {}
     for path in paths:
-        meant = listed.get(_shown(Path(path)), [])
+        meant = listed.get(_place(path), [])
         choices = [entry.settings.over(config.defaults) for entry in meant] or [config.defaults]
         for entry, settings in zip(meant, choices, strict=False):
             _check_agreement(config, path, (meant[0], choices[0]), (entry, settings))
         found[path] = choices[0]
     return found
+
+
+def _place(path: str) -> str:
+    """Return one name for every way to a file; a link is a file of its own, as in a baseline."""
+    own = Path(path).absolute()
+    return str(own.parent.resolve() / own.name)
 
 
 def _check_agreement(

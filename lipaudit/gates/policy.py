@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date
 
 from lipaudit.comparison import Snapshot
-from lipaudit.globs import matches
+from lipaudit.globs import matches, parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +88,12 @@ class Policy:
         """Tell whether a layer without a number keeps the gate from passing."""
         return self.baseline is not None or self.limit_of(layer) is not None
 
-    def idle_limits(self, layers: tuple[str, ...]) -> Iterator[LayerLimit]:
-        """Yield the limits that are for none of these layers."""
-        for rule in self.layer_limits:
-            if not any(matches(layer, rule.layers) for layer in layers):
-                yield rule
+    def idle_limits(self, layers: tuple[str, ...]) -> Iterator[str]:
+        """Yield the globs of limits that are for none of these layers.
+
+        Each by itself: of "conv*, haed" the misspelt one would leave its layer without a limit.
+        """
+        globs = dict.fromkeys(glob for rule in self.layer_limits for glob in parts(rule.layers))
+        for glob in globs:
+            if not any(matches(layer, glob) for layer in layers):
+                yield glob

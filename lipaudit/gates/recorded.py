@@ -1,11 +1,11 @@
 """Recorded audits: a JSON report of an earlier run, read back to be compared."""
 
-from pathlib import Path
+import os
 
 from lipaudit import strict_json
-from lipaudit.comparison import LayerSnapshot, Snapshot, is_folded
+from lipaudit.comparison import LayerSnapshot, Snapshot, doubt, is_folded
 from lipaudit.errors import MalformedFile, UnsupportedFormat
-from lipaudit.gates import document
+from lipaudit.gates import baseline, document
 from lipaudit.gates.document import Entry
 from lipaudit.gates.measures import measure
 from lipaudit.results import SCHEMA_VERSION
@@ -18,11 +18,18 @@ def is_report(path: str) -> bool:
 
     A model's index (`model.safetensors.index.json`) and a `config.json` are JSON as well.
     """
-    if Path(path).is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir, False for what is too long
         return False
     start = document.head(path, _HEAD).lstrip()
     if not start.startswith(b"{"):
         return False
+    if baseline.is_baseline(path):
+        raise UnsupportedFormat(
+            "is a baseline, not a model or a report",
+            slug="document",
+            path=path,
+            hint="hold models against it with lipaudit check --baseline",
+        )
     if b'"schema_version"' in start:
         return True
     data = document.read(path)
@@ -75,6 +82,11 @@ def _snapshot(model: Entry, version: str) -> Snapshot:
         version=version,
         sha256=model.text("sha256", ""),
         folded=is_folded(bound is not None, model.texts("notes"), [x.name for x in layers]),
+        alarms=model.texts("alarms"),
+        doubt=""
+        if bound is None
+        else doubt(model.text("topology", ""), bound.flag("certified"), bound.texts("reasons")),
+        without_norm=model.texts("without_norm"),
     )
 
 

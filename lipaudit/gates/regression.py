@@ -36,6 +36,8 @@ def increases(before: Snapshot, after: Snapshot, allowed: float) -> Iterator[Fin
         return
     if before.bound is not None:
         yield from _grown(after, "", "bound", (before.bound, after.bound), allowed)
+        if after.doubt:
+            yield Finding(ID, UNDECIDED, after.path, "", f"the bound is in doubt: {after.doubt}")
     for one, other in paired(before.layers, after.layers):
         if other is None:
             message = "the layer is there no longer"

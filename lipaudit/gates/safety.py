@@ -6,14 +6,16 @@ from lipaudit.gates.policy import Policy
 from lipaudit.gates.rule import ERROR, Rule
 from lipaudit.results import Finding, ModelReport
 
+ID = "LIP005"
+
 
 def _dangerous_pickle(model: ModelReport, _policy: Policy) -> Iterator[Finding]:
     for alarm in model.alarms:
-        yield Finding("LIP005", ERROR, model.path, "", f"the file's pickle {alarm}")
+        yield Finding(ID, ERROR, model.path, "", f"the file's pickle {alarm}")
 
 
 DANGEROUS_PICKLE = Rule(
-    "LIP005",
+    ID,
     "dangerous pickle",
     "The file holds a pickle that calls something which acts on the machine (runs a command, "
     "opens a connection, reads or writes files) when an ordinary loader opens it. lipaudit reads "

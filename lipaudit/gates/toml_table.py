@@ -6,6 +6,7 @@ with the nearest one that there is.
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date, datetime
@@ -13,15 +14,20 @@ from typing import Any, TypeVar
 
 from lipaudit.errors import UsageError
 from lipaudit.gates import document
+from lipaudit.globs import parts
 
 Value = TypeVar("Value")
 _MAX_BYTES = 1_000_000
+_MAX_PARTS = 200
+# A bare or quoted part of a dotted key, with the dot behind it if there is one.
+_KEY_PART = re.compile(r"""(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*(?:(\.)[ \t]*)?""")
 
 
 def parsed(file: str) -> Mapping[str, Any]:
     """Return what a TOML file says; one line of error for what is none."""
     try:
-        return tomllib.loads(document.read(file, limit=_MAX_BYTES).decode("utf-8"))
+        text = document.read(file, limit=_MAX_BYTES).decode("utf-8")
+        found = tomllib.loads(text) if _longest_key(text) <= _MAX_PARTS else None
     except UnicodeDecodeError as error:
         cause = f"is not UTF-8 at byte {error.start:,}"
     except tomllib.TOMLDecodeError as error:  # says the line and column
@@ -30,7 +36,24 @@ def parsed(file: str) -> Mapping[str, Any]:
         cause = "is nested too deep"
     except ValueError as error:  # an integer of thousands of digits
         cause = f"is not valid TOML: {error}"
+    else:
+        if found is not None:
+            return found
+        cause = "is nested too deep"
     raise UsageError(cause, slug="config-syntax", path=file)
+
+
+def _longest_key(text: str) -> int:
+    """Return of how many parts the longest dotted key consists, or what looks like one.
+
+    The standard library takes time in the square of that.
+    """
+    longest = parts = end = 0
+    for part in _KEY_PART.finditer(text):
+        parts = parts + 1 if part.start() == end else 1
+        end = part.end() if part[1] else -1
+        longest = max(longest, parts)
+    return longest
 
 
 class TomlTable:
@@ -166,6 +189,13 @@ def glob(table: TomlTable, key: str, value: object) -> str:
     if problem:
         raise table.error(f"{table.name(key)}: bad glob {value!r}: {problem}", slug="config-glob")
     return value
+
+
+def globs(table: TomlTable, key: str, value: object) -> str:
+    """Read globs of names, split at commas, each of which must be one."""
+    for part in parts(value) if isinstance(value, str) else ():
+        glob(table, key, part)
+    return glob(table, key, value)
 
 
 def glob_problem(value: str) -> str:

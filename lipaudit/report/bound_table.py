@@ -33,8 +33,7 @@ def draw_bound(page: Page, model: ModelReport, headline: Headline) -> None:
         priorities=(0, 0, 2, 1),
     )
     _draw_pairs(page, model)
-    assumptions = dict.fromkeys(text for bound in model.bounds for text in bound.assumptions)
-    for text in assumptions or dict.fromkeys(model.assumptions):
+    for text in model.assumed:
         page.say(f"assumed: {safe(text)}")
     _draw_headline(page, headline)
     if model.advice:
@@ -95,7 +94,7 @@ def _factor_row(
 def _draw_pairs(page: Page, model: ModelReport) -> None:
     if model.pairs:
         page.table(
-            ("input", "output", "bound"),
+            ("input", "output", "bound ≤"),
             [(short(p.source, 40), short(p.target, 40), marked(p.measure)) for p in model.pairs],
             right={2},
             priorities=(0, 0, 0),

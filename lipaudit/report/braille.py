@@ -4,6 +4,7 @@ Every curve has a letter, which stands on it once and in the key: colours help w
 any, and are never needed.
 """
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ def draw(chart: LineChart, canvas: Canvas) -> list[Text]:
     across = width - margin - 1
     field = _field(chart, across, height, canvas)
     bar, corner, dash = ("│", "└", "─") if canvas.unicode else ("|", "+", "-")
-    lines = [_line(_fit(_head(chart.y_title, chart.y), canvas))]
+    lines = [_line(text) for text in _folded(_head(chart.y_title, chart.y), canvas)]
     for at, row in enumerate(field):
         line = Text(f"{labels.get(at, ''):>{margin - 1}} {bar}")
         for spot in row:
@@ -53,7 +54,7 @@ def draw(chart: LineChart, canvas: Canvas) -> list[Text]:
         lines.append(line)
     lines.append(_line(" " * margin + corner + dash * across))
     lines.append(_line(" " * (margin + 1) + _x_labels(chart.x, across, canvas)))
-    lines.append(_line(_fit(_head(chart.x_title, chart.x), canvas).rjust(width)))
+    lines += [_line(text.rjust(width)) for text in _folded(_head(chart.x_title, chart.x), canvas)]
     for at, curve in enumerate(chart.curves[:CURVES]):
         entry = Text(f"{_LETTERS[at]} ", style=f"bold {_STYLES[at]}" if canvas.colour else "")
         name = curve.name if canvas.unicode else in_ascii(curve.name)
@@ -144,9 +145,9 @@ def _head(title: str, scale: Scale) -> str:
     return f"{title} (log)" if scale.logarithmic else title
 
 
-def _fit(text: str, canvas: Canvas) -> str:
-    shown = text if canvas.unicode else in_ascii(text)
-    return short(shown, max(canvas.width, 20))
+def _folded(text: str, canvas: Canvas) -> list[str]:
+    """Return the lines of a title: on a narrow terminal it takes several."""
+    return textwrap.wrap(text if canvas.unicode else in_ascii(text), max(canvas.width, 20))
 
 
 def _line(text: str) -> Text:

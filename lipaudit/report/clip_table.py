@@ -17,10 +17,11 @@ def clip(report: ClipReport, canvas: Canvas) -> str:
     for text in (clips.of_the_network(report), *(f"assumed: {a}" for a in report.assumptions)):
         if text:
             page.say(safe(text))
-    rows = [_change_row(change) for change in report.changes]
+    # One limit for all stands above already.
+    alike = report.limit is not None
     page.table(
         ("layer", "before ≤", "after ≤", "limit", "change", ""),
-        rows,
+        [_change_row(change, alike=alike) for change in report.changes],
         right={1, 2, 3, 4},
         priorities=(0, 0, 0, 2, 1, 3),
     )
@@ -34,12 +35,13 @@ def clip(report: ClipReport, canvas: Canvas) -> str:
     return page.text()
 
 
-def _change_row(change: Change) -> tuple[str, ...]:
+def _change_row(change: Change, *, alike: bool) -> tuple[str, ...]:
     return (
         short(change.name, 48),
         marked(change.before),
         marked(change.after),
-        numbers.nearest(change.limit),
+        # Whole: six digits could lie below an upper end that meets it.
+        "" if alike or change.limit is None else numbers.limit(change.limit),
         numbers.change(change.relative_change),
         safe(change.reason),
     )

@@ -40,6 +40,7 @@ def clip(report: ClipReport, _canvas: Canvas) -> str:
         {"record": "clip", **_flat(whole)},
         *({"record": "change", **_flat(change)} for change in document["changes"]),
         *({"record": "skipped", **skipped} for skipped in document["skipped"]),
+        *({"record": "assumption", "reason": text} for text in document["assumptions"]),
         *({"record": "note", "reason": note} for note in document["notes"]),
     ]
     return _table(tuple(dict.fromkeys(key for row in rows for key in row)), rows)
@@ -56,6 +57,9 @@ def _rows(document: Json) -> Iterator[Json]:
             yield {"record": "layer", "model": path, **_layer(layer)}
         for skipped in model["skipped"]:
             yield {"record": "skipped", "model": path, **skipped}
+        of_bounds = (text for bound in model["bounds"] for text in bound["assumptions"])
+        for text in dict.fromkeys((*model["assumptions"], *of_bounds)):
+            yield {"record": "assumption", "model": path, "reason": text}
     for failure in document["failures"]:
         yield {"record": "failure", "model": failure["path"], "reason": failure["cause"]}
     for finding in document["findings"]:

@@ -21,7 +21,8 @@ def audit(report: Report, verdict: Verdict, canvas: Canvas, _choice: Choice) -> 
 
 def clip(report: ClipReport, canvas: Canvas) -> str:
     """Write one command about the clip, and one for every layer that is not as it should be."""
-    said = f"{clips.in_words(report)}; {clips.outcome(report)}"
+    assumed = f"; assumed: {'; '.join(report.assumptions)}" if report.assumptions else ""
+    said = f"{clips.in_words(report)}; {clips.outcome(report)}{assumed}"
     code = "notice" if report.met else "error"
     lines = [_command(code, "lipaudit clip", said, inside(report.output, canvas.folder))]
     lines += [
@@ -54,7 +55,8 @@ def _audit_lines(report: Report, verdict: Verdict, folder: str) -> Iterator[str]
         if model.bound is not None and model.bound.measure.is_finite:
             measure = model.bound.measure
             what = f"{short(model.path)}: Lipschitz bound (l2) {marked(measure)}"
-            yield _command("notice", "bound", f"{what} ({measure.rigor.label})")
+            assumed = f"; assumed: {'; '.join(model.assumed)}" if model.assumed else ""
+            yield _command("notice", "bound", f"{what} ({measure.rigor.label}){assumed}")
     code = "error" if verdict.passed is False else "notice"
     models = counted(len(report.models), "model")
     yield _command(code, "lipaudit", f"{models}: {severities.verdict_in_words(verdict)}")

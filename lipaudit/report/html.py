@@ -8,7 +8,7 @@ from lipaudit.report.base import Canvas, Choice, Reporter, register
 from lipaudit.report.html_page import page
 from lipaudit.report.marks import marked
 from lipaudit.report.text import short
-from lipaudit.results import ClipReport, Finding, Report, Tool, Verdict
+from lipaudit.results import ClipReport, Failure, Finding, Report, Tool, Verdict
 
 _FEW = 12
 """From so many models on a page, each gets fewer curves."""
@@ -46,12 +46,16 @@ def clip(report: ClipReport, _canvas: Canvas) -> str:
     title = clips.in_words(report)
     title = f"{title[0].upper()}{title[1:]}"
     skipped = [f"no number: {item.name}: {item.reason}" for item in report.skipped]
-    lists = html_parts.items(report.assumptions, "Assumptions")
+    unmet = [f"{change.name}: {clips.objection(change)}" for change in clips.unmet(report)]
+    tone = ("good" if report.written else "") if report.met else "bad"
+    lists = html_parts.items(unmet, "Limits that are not met", "bad")
+    lists += html_parts.items(report.assumptions, "Assumptions")
     lists += html_parts.items(report.notes, "Notes") + html_parts.items(
         skipped, "Skipped", "unsure"
     )
+    tone = "bad" if not report.met else "good" if report.written else ""
     body = (
-        f'<section class="verdict {"good" if report.written and report.met else ""}">'
+        f'<section class="verdict {tone}">'
         f"<h1>{html_parts.text(title)}</h1><p>{html_parts.text(done)}</p>"
         f'<p class="soft">{html_parts.text(report.path)} → {html_parts.text(report.output)}, '
         f"by {html_parts.text(report.method)}</p></section>"
@@ -64,8 +68,11 @@ def clip(report: ClipReport, _canvas: Canvas) -> str:
 def _verdict(report: Report, verdict: Verdict) -> str:
     title, tone = _title(report, verdict)
     shown = verdict.findings[:_FINDINGS]
-    entries = "".join(map(_finding, shown))
-    listed = f'<ul class="findings">{entries}</ul>' if entries else ""
+    # With one model there is no doubt which is meant.
+    several = len(report.models) + len(report.failures) > 1
+    entries = "".join(_finding(finding, named=several) for finding in shown)
+    unread = "".join(map(_failure, report.failures))
+    listed = f'<ul class="findings">{unread}{entries}</ul>' if unread or entries else ""
     more = len(verdict.findings) - len(shown)
     rest = f"<p>{more:,} more findings stand in -f json.</p>" if more else ""
     summary = _summary(report)
@@ -97,8 +104,7 @@ def _summary(report: Report) -> str:
     if model.bound is None or not model.bound.measure.is_finite:
         return f'<p class="soft">{html_parts.text(model.path)}</p>'
     measure = model.bound.measure
-    assumed = any(bound.assumptions for bound in model.bounds) or bool(model.assumptions)
-    where = ", under the assumptions below" if assumed else " for all inputs x and y"
+    where = ", under the assumptions below" if model.assumed else " for all inputs x and y"
     return (
         f"<p>‖f(x) − f(y)‖ ≤ <strong>{marked(measure)}</strong> · ‖x − y‖, "
         f"{measure.rigor.label}{where}.</p>"
@@ -106,13 +112,23 @@ def _summary(report: Report) -> str:
     )
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: Finding, *, named: bool) -> str:
     tone = _TONES.get(finding.severity, "soft")
     where = f" <code>{html_parts.text(short(finding.where, 120))}</code>" if finding.where else ""
+    path = html_parts.text(short(finding.model, 120))
+    model = f' <span class="soft">{path}</span>' if named else ""
     return (
         f'<li><span class="badge {tone}">{html_parts.text(finding.rule)}</span>'
-        f"{where} {html_parts.text(finding.message)}{_measured(finding)}"
-        f' <span class="soft">{html_parts.text(short(finding.model, 120))}</span></li>'
+        f"{where} {html_parts.text(finding.message)}{_measured(finding)}{model}</li>"
+    )
+
+
+def _failure(failure: Failure) -> str:
+    hint = f"; {failure.hint}" if failure.hint else ""
+    return (
+        f'<li><span class="badge bad">{html_parts.text(failure.slug)}</span> '
+        f"<code>{html_parts.text(short(failure.path, 120))}</code> "
+        f"{html_parts.text(failure.cause + hint)}</li>"
     )
 
 

@@ -38,7 +38,7 @@ def section(pairs: Sequence[Pair], id_: str, *, limit: float | None = None) -> s
             html_parts.upper(pair.before) if pair.before is not None else html_parts.number(None),
             html_parts.upper(pair.after) if pair.after is not None else html_parts.number(None),
             _change(pair),
-            html_parts.plain(pair.note),
+            html_parts.phrase(pair.note),
         ]
         for at, pair in enumerate(pairs, 1)
     ]

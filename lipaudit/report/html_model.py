@@ -1,14 +1,13 @@
 """One model on a page: its bound and methods, its plots, its layers, what has no number."""
 
 import html
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lipaudit.enclosure import Rigor
 from lipaudit.report import figures, html_parts, html_plots, numbers
 from lipaudit.report.html_parts import Cell, Table
-from lipaudit.report.text import safe, short
+from lipaudit.report.text import short
 from lipaudit.results import Certificates, Headline, LayerResult, ModelReport, Running, Skipped
 
 _RIGORS = {
@@ -54,7 +53,7 @@ def badge(rigor: Rigor) -> str:
 
 def _about(model: ModelReport) -> str:
     parameters = sum(layer.parameters for layer in model.layers if not layer.tied_with)
-    shapes = ", ".join(f"{safe(name)} {numbers.shape(s)}" for name, s in model.input_shapes.items())
+    shapes = numbers.inputs(model.input_shapes)
     part = f"; the part {model.part}" if model.part else ""
     return (
         f'<p class="soft">{html_parts.text(model.format)}, {len(model.layers):,} layers measured, '
@@ -85,7 +84,7 @@ def _bound(model: ModelReport, headline: Headline) -> str:
             )
         )
         if measure.is_finite:
-            looseness = _ratio(measure.log10_upper - measure.log10_lower)
+            looseness = f"×{numbers.ratio(measure)}"
             facts.append(html_parts.fact("Loose by at most", looseness, "upper / lower"))
     facts.append(
         html_parts.fact(
@@ -108,22 +107,12 @@ def _first(reasons: tuple[str, ...]) -> str:
     return html_parts.text(short(reasons[0], 160) + more)
 
 
-def _ratio(log10: float) -> str:
-    """Write a factor with four digits, rounded up: what is claimed is the largest it can be."""
-    if log10 >= 4:
-        return f"×10^{math.ceil(log10 * 100) / 100:.2f}"
-    digits = 3 - math.floor(log10)
-    factor = math.ceil(10**log10 * (1 + 1e-12) * 10**digits) / 10**digits
-    return f"×{factor:.4g}"
-
-
 def _norms(model: ModelReport) -> str:
     """Say what stands out among the layers, where no bound was asked for."""
     if not model.layers:
-        return "<p>No layer was measured.</p>"
+        return "" if model.notes else "<p>No layer was measured.</p>"
     largest = max(model.layers, key=lambda x: x.norm.log10_upper)
     least = min(model.layers, key=lambda x: x.norm.log10_upper)
-    total = sum(layer.norm.log10_upper for layer in model.layers)
     facts = [
         html_parts.fact(
             "Largest norm",
@@ -137,7 +126,7 @@ def _norms(model: ModelReport) -> str:
         ),
         html_parts.fact(
             "Product of all norms",
-            f"10^{total:.2f}" if math.isfinite(total) else "0" if total < 0 else "none",
+            f"≤ {numbers.product_of_uppers([layer.norm for layer in model.layers])}",
             "no bound of the network: lipaudit bound gives one",
         ),
     ]
@@ -145,14 +134,13 @@ def _norms(model: ModelReport) -> str:
 
 
 def _lists(model: ModelReport) -> str:
-    assumed = dict.fromkeys(text for bound in model.bounds for text in bound.assumptions)
     alarms = [f"its pickle {alarm}; lipaudit ran nothing" for alarm in model.alarms]
     headline = model.bound
     reasons = headline.reasons if headline is not None and not headline.certified else ()
     lists = (
         html_parts.items(alarms, "Danger", "bad")
         + html_parts.items(reasons, "Why it is not certified", "unsure")
-        + html_parts.items(assumed or dict.fromkeys(model.assumptions), "Assumed", "unsure")
+        + html_parts.items(model.assumed, "Assumed", "unsure")
         + html_parts.items(model.notes, "Notes")
     )
     return f'<div class="lists">{lists}</div>' if lists else ""
@@ -285,7 +273,10 @@ def _shape(layer: LayerResult) -> Cell:
 
 
 def _geometry(layer: LayerResult) -> Cell:
-    cell = html_parts.plain(" ".join(f"{key} {value}" for key, value in layer.geometry.items()))
+    told = [
+        value if key == "geometry" else f"{key} {value}" for key, value in layer.geometry.items()
+    ]
+    cell = html_parts.plain(" ".join(told))
     return Cell(cell.shown, cell.key, "middle")
 
 

@@ -79,7 +79,7 @@ tr:last-child td { border-bottom: 0; }
 tbody tr:hover td { background: var(--stripe); }
 td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.name { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
-  font-size: 12.5px; overflow-wrap: anywhere; min-width: 220px; max-width: 360px; }
+  font-size: 12.5px; overflow-wrap: anywhere; min-width: 190px; max-width: 360px; }
 td.phrase { min-width: 260px; }
 td.middle { min-width: 130px; }
 .below { margin-top: 10px; font-size: 13px; }
@@ -97,7 +97,7 @@ td.share { min-width: 118px; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px;
   min-width: 0; position: relative; }
 figure .plot { overflow-x: auto; }
-figure .plot svg { display: block; width: 100%; height: auto; min-width: 440px; max-width: 760px; }
+figure .plot svg { display: block; width: 100%; height: auto; min-width: 440px; max-width: 660px; }
 figcaption strong { display: block; }
 figcaption { font-size: 13px; color: var(--soft); margin-bottom: 8px; }
 figcaption strong { color: var(--ink); font-size: 14.5px; }
@@ -139,6 +139,9 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
   .fact .value { font-size: 19px; white-space: nowrap; }
   dl { grid-template-columns: 1fr; } dd { margin-bottom: 6px; }
   td.name { min-width: 130px; max-width: 180px; }
+  td.phrase { min-width: 180px; }
+  figure { padding: 10px 8px; }
+  figure .plot svg { min-width: 300px; }
 }
 @media print {
   @page { size: A4 landscape; margin: 11mm; }

@@ -2,13 +2,15 @@
 
 An infinite or missing number is null, and `reason`, `reasons` or `missing` beside it says why.
 Lower ends are rounded down and upper ends up when they became floats, so reading them back
-keeps their meaning. What a document looks like is stated in schema.json, beside this file.
+keeps their meaning. What a document looks like is stated in schema.json, beside this file, and
+what `diff`, `rules` and `doctor` write in schema_diff.json and so on.
 """
 
 import json
 import math
 from collections.abc import Mapping
 from importlib import resources
+from types import MappingProxyType
 from typing import Any
 
 from lipaudit.report.base import Canvas, Choice, Reporter, register
@@ -36,6 +38,16 @@ from lipaudit.results import (
 )
 
 Json = dict[str, Any]
+
+SCHEMAS: Mapping[str, str] = MappingProxyType(
+    {
+        "report": "schema.json",
+        "diff": "schema_diff.json",
+        "rules": "schema_rules.json",
+        "doctor": "schema_doctor.json",
+    }
+)
+"""What is published as JSON -> the file that states how it looks."""
 
 _NO_BOUND = "no finite upper bound is known"
 _OVERFLOW = "past the float range: see log10_upper"
@@ -94,16 +106,17 @@ def clip_document(report: ClipReport) -> Json:
         "met": report.met,
         "assumptions": list(report.assumptions),
         "changes": [_change(change) for change in report.changes],
-        "skipped": [_skipped(skipped) for skipped in report.skipped],
+        "skipped": [skipped_document(skipped) for skipped in report.skipped],
         "notes": list(report.notes),
     }
     found: Json = strict(document)
     return found
 
 
-def schema() -> str:
-    """Return the JSON Schema of both documents."""
-    return resources.files(__package__).joinpath("schema.json").read_text(encoding="utf-8")
+def schema(document: str = "report") -> str:
+    """Return the JSON Schema of a kind of documents: one of `SCHEMAS`."""
+    file = resources.files(__package__).joinpath(SCHEMAS[document])
+    return file.read_text(encoding="utf-8")
 
 
 def _dump(document: Json) -> str:
@@ -147,8 +160,8 @@ def _model(model: ModelReport) -> Json:
         "assumptions": list(model.assumptions),
         "notes": list(model.notes),
         "alarms": list(model.alarms),
-        "layers": [_layer(layer) for layer in model.layers],
-        "skipped": [_skipped(skipped) for skipped in model.skipped],
+        "layers": [layer_document(layer) for layer in model.layers],
+        "skipped": [skipped_document(skipped) for skipped in model.skipped],
         "bounds": [_bound(bound) for bound in model.bounds],
         "bound": _headline(model.bound) if model.bound is not None else None,
         "part": model.part or None,
@@ -164,6 +177,7 @@ def _model(model: ModelReport) -> Json:
         "running": _running(model.running) if model.running is not None else None,
         "certificates": _certificates(model.certificates) if model.certificates else None,
         "advice": model.advice or None,
+        "without_norm": list(model.without_norm),
     }
 
 
@@ -221,7 +235,8 @@ def _why_no_upper(measure: Measure) -> str | None:
     return _NAUGHT if measure.log10_upper == -math.inf else None
 
 
-def _layer(layer: LayerResult) -> Json:
+def layer_document(layer: LayerResult) -> Json:
+    """Return one layer as the report has it."""
     found = _numbers(layer)
     missing = {key: _MISSING[key] for key in _MISSING if found[key] is None}
     for key in _OF_SPECTRUM:
@@ -279,7 +294,8 @@ def _spectrum(spectrum: SpectrumSummary) -> Json:
     }
 
 
-def _skipped(skipped: Skipped) -> Json:
+def skipped_document(skipped: Skipped) -> Json:
+    """Return what has no number as the report has it."""
     return {
         "name": skipped.name,
         "kind": skipped.kind,

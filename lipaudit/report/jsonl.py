@@ -1,5 +1,9 @@
 """JSON lines: the JSON report cut into records, one a line, for tools that read streams.
 
+With `inspect` each layer is first written as soon as it is measured, as a record `measured`; what
+depends on the other layers (its share, ties) and on all of them stands in the records of the
+report, which follow. Those begin with `run`: a stream without it was cut short, and is no report.
+
 A record is what the JSON report holds at that place, plus `record`, which says what it is, and
 `model`, which says of which model.
 """
@@ -8,8 +12,14 @@ import json
 from collections.abc import Iterator, Mapping
 
 from lipaudit.report.base import Canvas, Choice, Reporter, register
-from lipaudit.report.json import Json, audit_document, clip_document
-from lipaudit.results import ClipReport, Report, Verdict
+from lipaudit.report.json import (
+    Json,
+    audit_document,
+    clip_document,
+    layer_document,
+    skipped_document,
+)
+from lipaudit.results import ClipReport, LayerResult, Report, Skipped, Verdict
 
 _OF_A_MODEL = {"layers": "layer", "skipped": "skipped", "bounds": "bound", "pairs": "pair"}
 """Lists of a model -> what one of their items is called."""
@@ -41,6 +51,15 @@ def audit_records(report: Report, verdict: Verdict) -> Iterator[Json]:
         yield {"record": "failure", "model": failure.pop("path"), **failure}
     for finding in document["findings"]:
         yield {"record": "finding", **finding}
+
+
+def ahead(path: str, layer: LayerResult | Skipped) -> str:
+    """Write a layer before the report is done: it may take hours."""
+    if isinstance(layer, LayerResult):
+        found = {"as": "layer", **layer_document(layer)}
+    else:
+        found = {"as": "skipped", **skipped_document(layer)}
+    return _lines(iter([{"record": "measured", "model": path, **found}]))
 
 
 def clip_records(report: ClipReport) -> Iterator[Json]:

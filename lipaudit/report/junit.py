@@ -60,6 +60,10 @@ def audit(report: Report, verdict: Verdict, _canvas: Canvas, _choice: Choice) ->
 def clip(report: ClipReport, _canvas: Canvas) -> str:
     """Write the report of a clip: one case a layer, skipped where it was left alone."""
     cases = []
+    if report.bound is not None:
+        ends = (("before", report.bound.before), ("after", report.bound.after))
+        numbers = [figure for name, end in ends for figure in _figures(name, end)]
+        cases.append(_Case(_BOUND, (), (*numbers, *_assumed(report.assumptions))))
     unmet = list(clips.unmet(report))
     for change in report.changes:
         said: tuple[_Outcome, ...] = ()
@@ -89,7 +93,8 @@ def _cases(model: ModelReport, verdict: Verdict) -> list[_Case]:
     if model.bound is not None:
         measure = model.bound.measure
         why = (("reason", "; ".join(model.bound.reasons)),) if model.bound.reasons else ()
-        cases.append(_Case(_BOUND, (), (*_figures("bound", measure), *why)))
+        told = (*_figures("bound", measure), *why, *_assumed(model.assumed))
+        cases.append(_Case(_BOUND, (), told))
     cases += [_gate(finding, verdict) for finding in found.pop("", [])]
     for layer in model.layers:
         outcomes = tuple(map(_outcome, found.pop(layer.name, [])))
@@ -128,6 +133,10 @@ def _figures(name: str, measure: Measure) -> tuple[tuple[str, str], ...]:
         (f"{name}_rigor", measure.rigor.label),
         (f"{name}_method", measure.method),
     )
+
+
+def _assumed(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return (("assumed", "; ".join(texts)),) if texts else ()
 
 
 def _number(value: float) -> str:

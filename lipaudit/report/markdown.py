@@ -51,13 +51,18 @@ def audit(report: Report, verdict: Verdict, _canvas: Canvas, choice: Choice) -> 
 def clip(report: ClipReport, _canvas: Canvas) -> str:
     """Write the report of a clip."""
     parts = [
-        f"## ✂ lipaudit {clips.in_words(report)}",
+        f"## {'✂' if report.met else _ICONS[False]} lipaudit {clips.in_words(report)}",
         f"{code(report.path)} → {code(report.output)}",
         _table(
             ("layer", "before ≤", "after ≤", "change", "why not"),
             [_change_row(change) for change in report.changes],
         ),
         *_skipped(report.skipped),
+        *(
+            f"- **limit not met:** {code(change.name)}: {prose(clips.objection(change))}"
+            for change in clips.unmet(report)
+        ),
+        *(f"- assumed: {prose(text)}" for text in report.assumptions),
         *(f"- note: {prose(note)}" for note in report.notes),
         *(text for text in (clips.of_the_network(report), clips.nearness(report)) if text),
         clips.outcome(report),
@@ -102,7 +107,7 @@ def _model(model: ModelReport, choice: Choice) -> list[str]:
         parts += _bound(model, model.bound)
     parts += _layers(model, choice)
     parts += _skipped(model.skipped)
-    said = [("assumed", text) for text in model.assumptions]
+    said = [("assumed", text) for text in model.assumed]
     said += [("note", text) for text in model.notes]
     said += [("advice", model.advice)] if model.advice else []
     if said:

@@ -1,10 +1,11 @@
 """Numbers as people read them: bounds rounded outward, six digits, never NaN."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 
 from lipaudit.enclosure import Enclosure, product
+from lipaudit.report.text import short
 from lipaudit.results import Measure
 
 DIGITS = 6
@@ -94,6 +95,12 @@ def shape(sizes: tuple[int, ...] | None) -> str:
     if sizes is None:
         return "any"
     return "x".join(map(str, sizes)) if sizes else "scalar"
+
+
+def inputs(sizes: Mapping[str, tuple[int, ...]]) -> str:
+    """Write the shapes of inputs with their names; a lone one that is called "input" needs none."""
+    named = {"" if name == "input" and len(sizes) == 1 else name: sizes[name] for name in sizes}
+    return ", ".join(f"{short(name, 48)} {shape(size)}".lstrip() for name, size in named.items())
 
 
 def change(share: float) -> str:

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lipaudit.report import severities
+from lipaudit.errors import ExitCode
+from lipaudit.report import clips, severities
 from lipaudit.report.base import Canvas, Choice, Reporter, register
 from lipaudit.report.json import (
     Json,
@@ -21,7 +22,7 @@ from lipaudit.report.json import (
 )
 from lipaudit.report.marks import marked
 from lipaudit.report.text import DATA_LIMIT, encodable, short
-from lipaudit.report.uris import tails, uri
+from lipaudit.report.uris import relative, tails, uri
 from lipaudit.results import (
     Change,
     ClipReport,
@@ -38,10 +39,18 @@ SCHEMA = (
 )
 _FINGERPRINT = "lipaudit/v1"
 _START = {"startLine": 1}
+_BASE = "%SRCROOT%"
+"""What relative URIs are relative to, by the name that readers of SARIF know."""
 _CLIPPED = RuleInfo(
     "clipped",
-    "a layer was scaled down",
-    "A weight was scaled down until the layer's proved norm met the limit.",
+    "a layer was clipped",
+    "A weight was changed to bring the layer's norm down; both norms are those of files.",
+)
+_UNMET = RuleInfo(
+    "limit-not-met",
+    "a limit is not proved to be met",
+    "The layer's norm, measured on the copy that was written, is not proved to be at most its "
+    "limit: a single pass (--method sedghi) leaves that open. --method project meets it.",
 )
 
 
@@ -66,42 +75,89 @@ def audit(report: Report, verdict: Verdict, canvas: Canvas, _choice: Choice) -> 
     run["properties"] = {
         "verdict": severities.verdict_in_words(verdict),
         "models": [
-            {"path": model["path"], "bound": model["bound"]}
-            for model in audit_document(report, verdict)["models"]
+            {
+                "path": relative(model.path, canvas.folder),
+                "bound": found["bound"],
+                "assumed": list(model.assumed),
+            }
+            for model, found in zip(
+                report.models, audit_document(report, verdict)["models"], strict=True
+            )
         ],
     }
     return _dump(run)
 
 
 def clip(report: ClipReport, canvas: Canvas) -> str:
-    """Write the report of a clip: what was changed, for information."""
+    """Write the report of a clip: what was changed, for information, and what is not met."""
     document = clip_document(report)
+    unmet = list(clips.unmet(report))
     results = [
-        {
-            "ruleId": _CLIPPED.id,
-            "ruleIndex": 0,
-            "kind": "informational",
-            "level": "none",
-            "message": {"text": _change_in_words(change)},
-            "locations": [
-                {
-                    "physicalLocation": {
-                        "artifactLocation": {"uri": uri(report.output, canvas.folder)},
-                        "region": _START,
-                    },
-                    "logicalLocations": [{"name": change.name, "kind": "layer"}],
-                }
-            ],
-            "properties": figures,
-        }
+        _change(report, change, figures, canvas.folder)
         for change, figures in zip(report.changes, document["changes"], strict=True)
-        if change.tensors
+        if change.tensors and not any(change is one for one in unmet)
     ]
+    seen: Counter[str] = Counter()
+    for change in unmet:
+        seen[change.name] += 1
+        told = clips.objection(change)
+        results.append(_unmet(report, told, change.name, canvas.folder, seen[change.name]))
+    if not report.met and not unmet:
+        # A limited layer without a number in the copy has no change: it must be seen all the same.
+        results.append(_unmet(report, clips.outcome(report), "", canvas.folder))
+    code = ExitCode.OK if report.met else ExitCode.GATE_FAILED
     run = _run(
-        [_rule(_CLIPPED, level="none")], results, {"executionSuccessful": True, "exitCode": 0}
+        [_rule(_CLIPPED, level="none"), _rule(_UNMET)],
+        results,
+        {"executionSuccessful": True, "exitCode": int(code)},
     )
-    run["properties"] = {key: part for key, part in document.items() if key != "changes"}
+    run["properties"] = {
+        **{key: part for key, part in document.items() if key != "changes"},
+        "path": relative(report.path, canvas.folder),
+        "output": relative(report.output, canvas.folder),
+    }
     return _dump(run)
+
+
+def _change(report: ClipReport, change: Change, figures: Json, folder: str) -> Json:
+    return {
+        "ruleId": _CLIPPED.id,
+        "ruleIndex": 0,
+        "kind": "informational",
+        "level": "none",
+        "message": {"text": _change_in_words(change)},
+        "locations": [_clipped(report, change.name, folder)],
+        "properties": figures,
+    }
+
+
+def _unmet(report: ClipReport, message: str, layer: str, folder: str, number: int = 1) -> Json:
+    told = f"{short(layer)}: {message}" if layer else message
+    tail = tails([report.output]).get(report.output, "")
+    return {
+        "ruleId": _UNMET.id,
+        "ruleIndex": 1,
+        "kind": "fail",
+        "level": "error",
+        "message": {"text": told},
+        "locations": [_clipped(report, layer, folder)],
+        "partialFingerprints": {_FINGERPRINT: _fingerprint(_UNMET.id, tail, layer, str(number))},
+    }
+
+
+def _clipped(report: ClipReport, layer: str, folder: str) -> Json:
+    """Return the place of a layer: in the copy, or in the file itself where none was written."""
+    file = _address(report.output if report.written else report.path, folder)
+    place: Json = {"physicalLocation": {"artifactLocation": file, "region": _START}}
+    if layer:
+        place["logicalLocations"] = [{"name": layer, "kind": "layer"}]
+    return place
+
+
+def _address(path: str, folder: str) -> Json:
+    """Return where a file is: from the working directory, wherever that is."""
+    address = uri(path, folder) or "."
+    return {"uri": address} if address.startswith("file:") else {"uri": address, "uriBaseId": _BASE}
 
 
 class _Places:
@@ -120,7 +176,7 @@ class _Places:
             if model.path not in self._files:
                 self._files[model.path] = len(self.artifacts)
                 hashes = {"hashes": {"sha-256": model.sha256}} if model.sha256 else {}
-                self.artifacts.append({"location": {"uri": uri(model.path, folder)}, **hashes})
+                self.artifacts.append({"location": _address(model.path, folder), **hashes})
             for layer in model.layers:
                 self._add(model.path, layer.name, layer.kind, measure_document(layer.norm))
             for skipped in model.skipped:
@@ -130,7 +186,7 @@ class _Places:
     def of(self, finding: Finding) -> Json:
         """Return the location of a finding."""
         file = self._files.get(finding.model)
-        address: Json = {"uri": uri(finding.model, self._folder) or "."}
+        address = _address(finding.model, self._folder)
         if file is not None:
             address = {**self.artifacts[file]["location"], "index": file}
         # Services show nothing of a file without a line, even where it has none.
@@ -200,9 +256,7 @@ def _notification(failure: Failure, folder: str) -> Json:
         "level": "error",
         "descriptor": {"id": failure.slug},
         "message": {"text": f"{failure.cause}{hint}"},
-        "locations": [
-            {"physicalLocation": {"artifactLocation": {"uri": uri(failure.path, folder)}}}
-        ],
+        "locations": [{"physicalLocation": {"artifactLocation": _address(failure.path, folder)}}],
     }
 
 
@@ -216,6 +270,10 @@ def _run(rules: Sequence[Json], results: Sequence[Json], invocation: Json) -> Js
     return {
         "tool": {"driver": {**driver, "rules": list(rules)}},
         "invocations": [invocation],
+        # Without its own URI: the report does not tell where it was made.
+        "originalUriBaseIds": {
+            _BASE: {"description": {"text": "the working directory of lipaudit"}}
+        },
         "results": list(results),
         "columnKind": "utf16CodeUnits",
     }

@@ -1,6 +1,8 @@
 """SVG: charts as vector graphics, inside a page or as files of their own."""
 
 import html
+import math
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -21,7 +23,17 @@ _KEY_LIMIT = 30
 ROW = 20
 _NAMES = 196
 _VALUES = 110
-_NAME_LIMIT = 28
+"""Least room for the values at the right; the widest of them may take more."""
+_LETTER = 12
+"""Pixels of an em."""
+_EMS = {
+    **dict.fromkeys("iljI.,:;'!|", 0.34),
+    **dict.fromkeys("()[]ftr/\\ -", 0.41),
+    **dict.fromkeys("mwMW@%", 1.0),
+}
+"""How wide letters are at most in the fonts of a page, DejaVu Sans and Verdana the widest."""
+_CAPITAL, _OTHER, _WIDE = 0.78, 0.64, 1.1
+_DOTS = "..."
 _CLOSE = 0.6
 """Points nearer than this (in user units, on both axes) to the last one drawn are left out."""
 _SAME_COLOUR = len(theme.RAMP_LIGHT)
@@ -139,7 +151,10 @@ def _key(curves: Sequence[Curve], x: float, y: float) -> list[str]:
 
 def _rows(chart: RowChart, *, alone: bool) -> str:
     head = (_HEAD if alone else 0) + (20 if chart.series or chart.marks else 6)
-    across = WIDTH - _NAMES - _VALUES
+    # A dot at the right end, 5 wide, must not lie on the widest value.
+    widest = max((_width(row.value) for row in chart.rows), default=0.0)
+    room = max(_VALUES, math.ceil(widest) + 14)
+    across = WIDTH - _NAMES - room
     down = len(chart.rows) * ROW
     height = head + down + 44
     parts = _open(chart, WIDTH, height, alone=alone)
@@ -158,7 +173,7 @@ def _rows(chart: RowChart, *, alone: bool) -> str:
         parts.append(_line(x, head, x, head + down, "mark" if label else "zero"))
         if label:
             # Nearer to the right edge a label would run out of the picture.
-            side = "end" if x > WIDTH - _VALUES else "middle"
+            side = "end" if x > WIDTH - room else "middle"
             parts.append(_text(x, head - 8, label, "soft", side))
     for at, row in enumerate(chart.rows):
         parts.append(_row(chart.scale, row, head + at * ROW, across))
@@ -170,7 +185,7 @@ def _row(scale: Scale, row: Row, top: float, across: float) -> str:
     parts = [
         f'<g class="row"><title>{escape(row.name)}: {escape(row.hover)}</title>',
         f'<rect class="hit" x="0" y="{top:g}" width="{WIDTH}" height="{ROW}"/>',
-        _text(_NAMES - 10, middle + 4, short(row.name, _NAME_LIMIT), anchor="end"),
+        _text(_NAMES - 10, middle + 4, _fitted(row.name, _NAMES - 14), anchor="end"),
         _text(WIDTH - 4, middle + 4, row.value, "soft", "end"),
     ]
     if row.bar is not None:
@@ -190,6 +205,28 @@ def _row(scale: Scale, row: Row, top: float, across: float) -> str:
             x = _NAMES + scale.place(value) * across
             parts.append(f'<circle class="dot{series}" cx="{x:.1f}" cy="{middle:g}" r="4.5"/>')
     return "".join([*parts, "</g>"])
+
+
+def _fitted(name: str, room: float) -> str:
+    """Return the name, or the end of it, which says more, where it is wider than the room."""
+    if _width(name) <= room:
+        return name
+    end = len(name)
+    left = room - _width(_DOTS)
+    while end > 0 and left >= _width(name[end - 1]):
+        end -= 1
+        left -= _width(name[end])
+    return _DOTS + name[end:]
+
+
+def _width(text: str) -> float:
+    """Return at most how many pixels a text is wide."""
+    return _LETTER * sum(
+        _WIDE
+        if unicodedata.east_asian_width(letter) in {"W", "F"}
+        else _EMS.get(letter, _CAPITAL if letter.isupper() else _OTHER)
+        for letter in text
+    )
 
 
 def _series(chart: RowChart, y: float) -> list[str]:

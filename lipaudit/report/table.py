@@ -15,6 +15,7 @@ from lipaudit.report.plot import draw_spectra
 from lipaudit.report.skips import draw_skips
 from lipaudit.report.text import DATA_LIMIT, safe, short
 from lipaudit.results import (
+    NO_LAYER,
     LayerResult,
     Measure,
     ModelReport,
@@ -74,9 +75,7 @@ def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
         f"{safe(model.format)}, {numbers.counted(len(model.layers), 'layer')} measured, "
         f"{numbers.count(parameters)} parameters, layer graph {model.topology}"
     )
-    shapes = ", ".join(
-        f"{short(name, 48)} {numbers.shape(s)}" for name, s in model.input_shapes.items()
-    )
+    shapes = numbers.inputs(model.input_shapes)
     source = {"file": "from the file", "command line": "as asked"}.get(model.input_shape_source, "")
     page.say(f"input: {shapes} ({source})" if shapes else "input: any size")
     for alarm in model.alarms:
@@ -89,6 +88,8 @@ def _draw_model(page: Page, model: ModelReport, choice: Choice) -> None:
         draw_spectra(page, chosen(model.layers, choice))
     draw_skips(page, model.skipped)
     for note in model.notes:
+        if note.startswith(NO_LAYER) and model.bound is not None:
+            continue  # what was asked about the network has its answer
         page.say(f"note: {safe(note)}")
     page.gap()
 

@@ -9,12 +9,25 @@ from lipaudit.report.text import encodable
 
 
 def uri(path: str, folder: str) -> str:
-    """Return a file's URI: relative to the folder if it lies there, else a file:// one.
+    """Return a file's URI: relative to the folder, with ../ for a file that lies elsewhere.
 
-    Without a folder a relative path stays as it is.
+    Only where nothing is known that it could be relative to it is a file:// one.
     """
-    relative = inside(path, folder)
-    return _encoded(relative) if relative else _outside(path, folder)
+    found = relative(path, folder)
+    return f"file://{_encoded(found)}" if posixpath.isabs(found) else _encoded(found)
+
+
+def relative(path: str, folder: str) -> str:
+    """Return the path from the folder, by which a report does not tell where it was made.
+
+    Without a folder a path stays as it is.
+    """
+    if not path:
+        return ""
+    base, whole = _whole(path, folder)
+    if posixpath.isabs(whole) and posixpath.isabs(base):
+        return posixpath.relpath(whole, base)
+    return whole
 
 
 def inside(path: str, folder: str) -> str:
@@ -27,13 +40,6 @@ def inside(path: str, folder: str) -> str:
     if not posixpath.isabs(base) or posixpath.commonpath([base, whole]) != base:
         return ""
     return posixpath.relpath(whole, base)
-
-
-def _outside(path: str, folder: str) -> str:
-    if not path:
-        return ""
-    _, whole = _whole(path, folder)
-    return f"file://{_encoded(whole)}" if posixpath.isabs(whole) else _encoded(whole)
 
 
 def _whole(path: str, folder: str) -> tuple[str, str]:

@@ -111,6 +111,9 @@ def test_an_ignore_expires_after_its_last_day(tmp_path: Path) -> None:
         ("[[models]]\npath = 'a[b'", "bad glob 'a[b': a bracket is not closed"),
         ("[[models]]\npath = ''", "bad glob '': it is empty"),
         ("layers = {'[x' = 1}", "a bracket is not closed"),
+        ("layers = {'conv[1,2]' = 1}", "bad glob 'conv[1': a bracket is not closed"),
+        ("layers = {'conv*,' = 1}", "bad glob '': it is empty"),
+        ("[[ignore]]\nrule='LIP002'\nlayers='a,,b'\nreason='x'\nexpires=2030-01-01", "bad glob ''"),
         ("layers = 3", "layers must be a table, not 3"),
         ("layers = {a = 'x'}", "layers.a must be a number, not the string 'x'"),
         ("constants = {Op = -1}", "constants.Op must be a number >= 0, not -1"),
@@ -191,6 +194,21 @@ def test_the_nearest_config_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     nearer = config_file.load()
     assert nearer is not None
     assert nearer.defaults.max_bound == 3
+
+
+@pytest.mark.parametrize("broken", ["link", "folder"])
+def test_no_other_config_counts_in_place_of_one_that_cannot_be_read(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    (tmp_path / "lipaudit.toml").write_text("max-bound = 1e300")
+    own = inner / "lipaudit.toml"
+    own.symlink_to("nowhere.toml") if broken == "link" else own.mkdir()
+    with pytest.raises(LipauditError) as caught:
+        config_file.load()
+    assert caught.value.path == "lipaudit.toml"
 
 
 def test_two_configs_side_by_side_are_refused(
@@ -299,6 +317,13 @@ def test_paths_by_hand_have_the_settings_of_their_entry(folder: Path) -> None:
     # What is said on the command line is above both.
     above = Settings(max_bound=9.0)
     assert set(listed(folder, text, "models/a.pt", overrides=above).values()) == {9.0}
+
+
+def test_a_path_through_a_link_has_the_settings_of_its_entry(folder: Path) -> None:
+    (folder / "elsewhere").symlink_to(folder / "models")
+    text = "max-bound = 99\n[[models]]\npath = 'models/a.pt'\nmax-bound = 4"
+    for path in ("elsewhere/a.pt", "elsewhere/../models/a.pt", str(folder / "elsewhere" / "a.pt")):
+        assert listed(folder, text, path) == {path: 4.0}
 
 
 def test_ignores_are_for_the_models_they_name(folder: Path) -> None:

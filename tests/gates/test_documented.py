@@ -18,7 +18,10 @@ def test_every_key_is_described() -> None:
     settings = table._known
     assert len(settings) > 10
     described = set(re.findall(r"`([a-z-]+)`", TEXT))
-    assert settings | {"models", "ignore", "baseline", "device", "max-memory", "path"} <= described
+    assert (
+        settings | {"models", "ignore", "baseline", "device", "max-memory", "cache", "path"}
+        <= described
+    )
 
 
 def test_every_variable_is_described() -> None:

@@ -89,7 +89,7 @@ def test_a_norm_passes_only_where_it_is_proved(
 
 def test_layers_have_limits_of_their_own_and_of_several_the_least_counts() -> None:
     one = model(layers=(layer("head.0", 4.0), layer("head.1", 4.0), layer("body", 1.5)))
-    own = (LayerLimit("head.*", 5.0), LayerLimit("head.1,other", 3.0))
+    own = (LayerLimit("head.*", 5.0), LayerLimit("head.1, *.1", 3.0))
     policy = Policy(max_norm=1.0, layer_limits=own)
     assert found(one, policy) == [("LIP002", "error", "head.1"), ("LIP002", "error", "body")]
     limits = {f.where: f.limit for f in judge(report(one), policy).findings}
@@ -102,6 +102,24 @@ def test_a_limit_for_no_layer_does_not_pass() -> None:
     policy = Policy(layer_limits=(LayerLimit("haed.*", 5.0),))
     assert found(model(), policy) == [("LIP004", "undecided", "")]
     assert code(model(), policy) == 3
+
+
+def test_every_glob_of_a_list_needs_a_layer() -> None:
+    # "a, hed": the misspelt part would leave a layer without its limit, unseen.
+    policy = Policy(layer_limits=(LayerLimit("a, hed", 5.0), LayerLimit("hed, b", 4.0)))
+    (finding,) = judge(report(model()), policy).findings
+    assert (finding.rule, finding.severity) == ("LIP004", "undecided")
+    assert "'hed'" in finding.message
+    assert code(model(), policy) == 3
+    assert code(model(), Policy(layer_limits=(LayerLimit("a, b", 5.0),))) == 0
+
+
+def test_a_bound_below_what_was_found_does_not_pass() -> None:
+    # Two inputs were found that the bound does not allow: it is certified by nobody.
+    odd = Headline(measure(1.0, lower=1.5), False, ("a quotient was found above the bound",))
+    one = replace(model(1.0), bound=odd)
+    assert found(one, Policy(max_bound=9.0)) == [("LIP004", "undecided", "")]
+    assert judge(report(one), Policy(max_bound=9.0)).passed is False
 
 
 @pytest.mark.parametrize("policy", [Policy(max_norm=9.0), Policy(max_bound=9.0)])
@@ -121,7 +139,10 @@ def test_a_layer_without_a_number_does_not_pass() -> None:
 
 def test_numbers_that_are_none_are_reported_without_any_gate() -> None:
     assert found(model(skipped=(skipped("c"),)), Policy()) == [("LIP003", "undecided", "c")]
-    assert found(model(skipped=(skipped("c", "memory"),)), Policy()) == []
+    assert found(model(skipped=(skipped("c", "memory"),)), Policy()) == [
+        ("LIP004", "undecided", "c")
+    ]
+    assert found(model(skipped=(skipped("c", "no-layer"),)), Policy()) == []
 
 
 def test_a_dangerous_pickle_fails_without_any_gate() -> None:

@@ -37,6 +37,15 @@ def test_no_line_is_wider_than_the_terminal(
 
 
 @pytest.mark.parametrize("unicode", [True, False])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_titles_are_whole(width: int, *, unicode: bool) -> None:
+    shown = " ".join(" ".join(plotted(Canvas(width, unicode=unicode), logarithmic=True)).split())
+    sigma = "σ" if unicode else "sigma"
+    assert f"singular value {sigma} (log)" in shown
+    assert "rank / number of singular values" in shown
+
+
+@pytest.mark.parametrize("unicode", [True, False])
 def test_every_curve_has_its_letter_on_it_and_in_the_key(*, unicode: bool) -> None:
     lines = plotted(Canvas(100, unicode=unicode))
     bar = "│" if unicode else "|"

@@ -1,6 +1,7 @@
 """What each format's readers would make of the hostile report: spreadsheets, runners, CI, pages."""
 
 import csv
+import html
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -11,10 +12,10 @@ import pytest
 from markdown_it import MarkdownIt
 
 from lipaudit.enclosure import Rigor
-from lipaudit.report import clips
+from lipaudit.report import clips, names
 from lipaudit.report.base import Canvas, Choice
-from lipaudit.report.catalog import REPORTERS
-from lipaudit.results import Change, ClipReport, Finding, Report, Verdict
+from lipaudit.report.catalog import FORMATS, REPORTERS
+from lipaudit.results import Bound, BoundChange, Change, ClipReport, Finding, Report, Verdict
 from tests.report.hostile import CLIP, HOSTILE, NAMES, PLAIN, REPORT, TOOL, VERDICT, layer, measure
 
 HERE = Canvas(folder="/project/here")
@@ -163,6 +164,46 @@ def test_a_limit_that_a_clip_missed_is_an_error_on_github() -> None:
     assert [line.split(" ")[0] for line in met] == ["::notice"]
 
 
+@pytest.mark.parametrize("name", sorted(REPORTERS))
+def test_a_limit_that_a_clip_missed_is_said_in_every_format(name: str) -> None:
+    def text(report: ClipReport) -> str:
+        return REPORTERS[name].clip(report, HERE)
+
+    assert text(unmet()) != text(replace(unmet(), met=True))
+    said = {
+        "json": '"met": false',
+        "jsonl": '"met": false',
+        "csv": ",false,",
+        "table": "did not bring every layer to its limit",
+        "junit": "<failure",
+        "github": "::error",
+        "sarif": '"level": "error"',
+    }
+    objection = "not proved to be at most 1: its upper end is 1.25"
+    assert said.get(name, objection) in text(unmet())
+
+
+def test_a_limit_that_a_clip_missed_looks_like_it() -> None:
+    assert '<section class="verdict bad">' in REPORTERS["html"].clip(unmet(), HERE)
+    assert REPORTERS["markdown"].clip(unmet(), HERE).startswith("## ❌")
+
+
+ASSUMED = ("the layers act one after the other", "every item of the input lies in [0, 1]")
+
+
+@pytest.mark.parametrize("name", sorted(REPORTERS))
+def test_what_is_assumed_stands_beside_the_number_in_every_format(name: str) -> None:
+    """A reader must not take a bound for one that holds without its assumptions."""
+    bounds = (Bound("graph", measure(0.5, 1.0), ASSUMED[1:], ()),)
+    report = Report(TOOL, (replace(PLAIN, assumptions=ASSUMED[:1], bounds=bounds),))
+    change = BoundChange(2.0, measure(3.0, 4.0), measure(1.0, 2.0))
+    clip = replace(CLIP, assumptions=ASSUMED, bound=change)
+    passed = Verdict((), passed=True, exit_code=0)
+    for text in (audited(name, report, passed), REPORTERS[name].clip(clip, HERE)):
+        shown = " ".join(html.unescape(text).replace("%2C", ",").split())
+        assert all(words in shown for words in ASSUMED)
+
+
 @pytest.mark.parametrize(
     ("moved", "least", "said"),
     [(0.0, 0.5, "0%"), (0.5, 0.5, "0%"), (1.0010026, 1.0, "0.11%"), (1.5, 1.0, "50%")],
@@ -243,3 +284,18 @@ def test_choices_hold_for_people() -> None:
         assert "conv2" not in text
     whole = REPORTERS["json"].audit(report, Verdict((), None, 0), HERE, Choice("norm", 1))
     assert "conv2" in whole
+
+
+def test_a_reporter_is_called_as_its_file_and_help_knows_it() -> None:
+    assert tuple(module.__name__.rpartition(".")[2] for module in FORMATS) == names.NAMES
+    assert set(REPORTERS) == set(names.NAMES)
+
+
+def test_a_limit_that_is_met_never_looks_as_if_it_were_not() -> None:
+    limit = 0.48385348036182035
+    met = replace(CLIP.changes[0], name="fc", limit=limit, after=measure(0.48, limit - 1e-9))
+    other = replace(met, name="other", limit=0.9)
+    report = replace(CLIP, changes=(met, other), limit=None)
+    table = REPORTERS["table"].clip(report, Canvas(width=140))
+    (row,) = (line.split() for line in table.splitlines() if line.startswith("fc"))
+    assert row[2:4] == ["0.483854", repr(limit)]

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from lipaudit import api
-from lipaudit.report import html, html_changes
+from lipaudit.report import html, html_changes, table
 from lipaudit.report.base import REPORTERS, Canvas, Choice
 from lipaudit.report.figures import Pair
-from lipaudit.results import Report, Verdict
+from lipaudit.results import Failure, Report, Verdict
 from tests.report import reports
 
 VOID = {"meta", "input", "br", "img", "link", "hr"}
@@ -79,6 +79,10 @@ class Document(HTMLParser):
 
 def audited(report: Report, verdict: Verdict = reports.QUIET) -> str:
     return html.audit(report, verdict, Canvas(), Choice())
+
+
+def drawn(report: Report) -> str:
+    return table.audit(report, reports.QUIET, Canvas(), Choice())
 
 
 def simple() -> Report:
@@ -269,3 +273,36 @@ def test_looseness_is_never_understated(ratio: float) -> None:
     assert shown is not None
     said = float(shown[1]) if "10^" not in shown[0] else 10 ** float(shown[1])
     assert ratio <= said <= 1.03 * ratio
+
+
+def test_the_product_is_the_terminals() -> None:
+    (model,) = simple().models
+    large = tuple(replace(x, norm=reports.measure(2.0**70, 1.0)) for x in model.layers)
+    for layers in (model.layers, large):
+        one = reports.report(replace(model, bound=None, bounds=(), layers=layers))
+        shown = re.search(r"product of all norms ≤ (\S+)", drawn(one))
+        assert shown is not None
+        assert f"Product of all norms≤ {shown[1]}no bound" in Document(audited(one)).text
+
+
+def test_a_path_is_repeated_only_where_there_are_several() -> None:
+    one, verdict = simple(), reports.hostile()[1]
+    (model,) = one.models
+    found = replace(verdict.findings[0], model=model.path)
+    verdict = replace(verdict, findings=(found, found, found))
+    few = audited(one, verdict)
+    several = audited(replace(one, models=(model, replace(model, path="other.pt"))), verdict)
+    listed = [re.search(r'<ul class="findings">.*?</ul>', page) for page in (few, several)]
+    assert [part[0].count(model.path) for part in listed if part] == [0, 3]
+
+
+def test_a_file_that_could_not_be_read_is_named() -> None:
+    failure = Failure("gone <b>.pt", "no-such-file", "no such file", "look again", 2)
+    page = audited(replace(simple(), failures=(failure,)), Verdict((), False, 2))
+    assert "gone <b>.pt no such file; look again" in Document(page).text
+
+
+def test_a_clip_that_missed_its_limit_looks_bad() -> None:
+    report = reports.clipped("a", "b")
+    assert 'class="verdict good"' in html.clip(report, Canvas())
+    assert 'class="verdict bad"' in html.clip(replace(report, met=False), Canvas())

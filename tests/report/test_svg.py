@@ -67,6 +67,22 @@ def test_nothing_is_drawn_outside_the_picture(chart: LineChart | RowChart) -> No
             assert 0 <= y <= height
 
 
+@pytest.mark.parametrize(
+    "name", ["W" * 60, "模型" * 30, "features.denseblock.transition_layer.normalization", "a"]
+)
+def test_names_end_where_the_picture_does(name: str) -> None:
+    """Held against DejaVu Sans, one of the widest fonts of pages, where matplotlib brings it."""
+    font_manager = pytest.importorskip("matplotlib.font_manager")
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    font.set_size(svg._LETTER, 72)
+    shown = svg._fitted(name, 182)
+    if shown.isascii():
+        font.set_text(shown, 0)
+        assert font.get_width_height()[0] / 64 <= 182
+    assert svg._width(shown) <= 182
+    assert shown == name or len(shown) >= 12
+
+
 @pytest.mark.parametrize("logarithmic", [False, True])
 def test_curves_read_back_as_the_singular_values(*, logarithmic: bool) -> None:
     """The spectrum of `reports.layer` is top / rank: a curve that is known everywhere."""
@@ -157,3 +173,14 @@ def test_a_limit_is_marked() -> None:
 def test_what_did_not_change_is_not_drawn() -> None:
     same = reports.measure(2.0)
     assert figures.changes([figures.Pair("x", same, same)]) is None
+
+
+def test_no_dot_lies_on_the_words_at_the_right() -> None:
+    ends = (reports.measure(1.14051e10), reports.measure(0.0674745))
+    chart = figures.changes([figures.Pair("x", *ends)], 0.05)
+    assert chart is not None
+    root = parsed(svg.document(chart))
+    (words,) = [text for text in root.iter(f"{SPACE}text") if "→" in (text.text or "")]
+    start = float(words.attrib["x"]) - 6.5 * len(words.text or "")  # at 12 pixels, in any font
+    dots = [float(c.attrib["cx"]) for c in root.iter(f"{SPACE}circle")]
+    assert max(dots) + 4.5 < start

@@ -5,10 +5,10 @@ _HARM = "No honest writer makes such a file; find out where it comes from."
 _ONNX = "Run onnx.checker on the file, and export it again."
 
 FILES = {
-    "byteorder": "The checkpoint says that it was written on a big-endian machine, which lipaudit "
-    "does not read. Load and save it again on an ordinary one.",
-    "changed": "The file shrank while it was read: somebody is writing it. Audit it when it is "
-    "complete.",
+    "byteorder": "The checkpoint says of its numbers that they are in an order of bytes that there "
+    f"is not. {_HARM}",
+    "changed": "The file was written to, or shrank, while it was read, so that no report of it "
+    "would be of one file. Audit it when it is complete.",
     "document": "A baseline or JSON report lacks a field, or has one of the wrong type; the "
     "message names it. Such a file is never believed in part. Write it again with lipaudit.",
     "document-size": "The file is far larger than a config, baseline or report can be.",
@@ -20,9 +20,19 @@ FILES = {
     "external-outside": "The ONNX model asks for weights outside its own folder. lipaudit does "
     f"not follow: a model could read any file of yours. {_HARM}",
     "graph-duplicate": f"Two nodes of the graph make a value of the same name. {_ONNX}",
+    "graph-shape": "The file states a size for a value between its nodes that its own nodes do not "
+    "make: it was edited or damaged, or a program wrote it wrong. Export the model again.",
     "graph-order": "A node reads a value that nothing before it makes; the graph has a cycle or "
     f"a part is missing. {_ONNX}",
     "graph-output": f"The graph's output is made by no node. {_ONNX}",
+    "hf-config": "--hf reads config.json beside the weights, and it is missing, says no "
+    "model_type, or is no config. Name a folder as transformers saves it.",
+    "hf-quantized": "The weights of this folder are quantized in a way that only code of "
+    "transformers' unpacks. Audit the weights before they were quantized.",
+    "hf-size": f"config.json asks for a network larger than any honest one. {_HARM}",
+    "hf-weights": "The weights are not those of the network that config.json says: some are "
+    "missing or of another shape, or stand in the file in another form, as the experts of a "
+    "mixture do one by one. Write --model pkg.mod:factory.",
     "index": "The index of a sharded checkpoint is damaged, or names something impossible. "
     f"{_AGAIN}",
     "index-keys": f"The shards do not hold the tensors that the index says they hold. {_AGAIN}",
@@ -50,12 +60,15 @@ FILES = {
     "onnx-opset": "The operator set is missing, too old, or newer than lipaudit knows. "
     "onnx.version_converter can convert it.",
     "onnx-protobuf": f"The bytes are no valid protobuf: cut short, or no ONNX. {_AGAIN}",
+    "onnx-version": "The version of the ONNX format that the file states is missing, none that "
+    "there is, or newer than the installed onnx knows: what the file means could have changed.",
     "onnx-structure": f"The protobuf contradicts the structure of ONNX. {_ONNX}",
     "onnx-tensor": "A tensor's type, shape and data contradict each other. lipaudit checks sizes "
     f"before it allocates anything. {_ONNX}",
     "pickle": f"The pickle inside the file is damaged, or no pickle at all. {_AGAIN}",
     "pickle-depth": f"The pickle is nested deeper than any checkpoint. {_HARM}",
-    "pickle-size": f"The pickle has more instructions than any checkpoint needs. {_HARM}",
+    "pickle-size": "The pickle, or what a few instructions in it stand for (names of tensors, "
+    f"modules in modules), is larger than any checkpoint needs. {_HARM}",
     "pt2-json": f"The graph in the .pt2 file lacks a field or contradicts itself. {_AGAIN}",
     "pt2-layout": "The .pt2 archive does not have the members of an exported program.",
     "pt2-pickle": "The .pt2 file keeps something as a pickle, which lipaudit does not open. Save "
@@ -77,8 +90,6 @@ FILES = {
     f"crash on it. {_HARM}",
     "torch-legacy": f"The old checkpoint format (before torch 1.6) is damaged. {_AGAIN}",
     "truncated": f"The file ends before its content does. {_AGAIN}",
-    "unknown-format": "A file of the folder is of no format that lipaudit reads, whatever it "
-    "is called.",
     "unreadable": "The system refuses to open the file; the message says why.",
     "unsupported-format": "The content is of no format that lipaudit reads: torch (.pt, .pth, "
     ".ckpt), .pt2, safetensors, ONNX. The suffix does not count. Convert the file.",

@@ -16,6 +16,9 @@ NETWORKS = {
     "integer casts. Two inputs that are arbitrarily near can give outputs that are not, so that "
     "no finite Lipschitz constant exists. Bound the part before it (--to), or audit the model "
     "before quantization.",
+    "weight-type": "A layer's weight is stored in a type that says no numbers by itself: integers "
+    "or truth values without a scale, or a type that this machine's torch does not have. Export "
+    "the model in a floating type, or with the scales beside the integers.",
     "dtype": "The values are of a type with which the operation, or this machine's torch, cannot "
     "compute. Save the weights in float32 or float64, or give a real-valued input.",
     "geometry": "The file states no stride, padding or groups for a convolution, or states some "

@@ -54,6 +54,17 @@ REQUESTS = {
     "format": "There is no output format of that name for this command; the message lists them.",
     "github-summary": "--github-summary adds to the file that GitHub Actions names in "
     "GITHUB_STEP_SUMMARY, and there is none here. Elsewhere write --report markdown=FILE.",
+    "hf": "--hf and --model both give the layer graph. Keep the one that is meant.",
+    "hf-build": "The transformers package could not build, name or export what config.json says; "
+    "the message is its own. A config of another version of it is the usual cause; --model "
+    "pkg.mod:factory takes the graph from your code instead.",
+    "hf-family": "The model_type or the class of config.json is none of the installed transformers "
+    "package, often since its code lies beside the weights, and no code of a file is run. Install "
+    "a newer transformers, or write --model pkg.mod:factory.",
+    "hf-missing": "--hf takes the layer graph from the transformers package, which is not "
+    "installed or too old: pip install 'lipaudit[hf]'.",
+    "hf-tables": "A table that transformers' code makes, such as positions, does not come out the "
+    "same twice, so that nothing can be proved with it. Write --model pkg.mod:factory.",
     "input-name": "The network's inputs have names, and a shape or range was given for one that "
     "it does not have, or one for several inputs. Write NAME=3x32x32 or NAME=0,1.",
     "input-radius": "--executed and --input-radius go together: the error of a running network "
@@ -78,11 +89,14 @@ REQUESTS = {
     "report": "--report takes a format and a file with an equals sign between: "
     "--report sarif=lipaudit.sarif.",
     "report-twice": "Two of the files that are to be written are the same one, and the second "
-    "would take the place of the first. Give each its own name.",
+    "would take the place of the first; or two reports go to standard output. Give each its own "
+    "name: - is standard output, where -o takes the report that -f names.",
     "shape-syntax": _SHAPE,
     "spectral": "lipaudit.torch.spectral_norm was asked for something that the module does not "
     "have, or for an input shape that does not fit it; the message says which.",
     "sort": "Layers can be sorted by name, norm, share, size or kind.",
+    "schema": "There is no JSON document of that name: `lipaudit schema` knows those that the "
+    "message lists.",
     "topic": "`lipaudit explain` takes the id of a rule (LIP001) or the slug of a message, which "
     "stands in brackets behind a cause or in the JSON report. `lipaudit rules` lists the rules.",
     "usage": "The command line cannot be understood; --help of the command shows its options.",
