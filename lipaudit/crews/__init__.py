@@ -1,0 +1,1 @@
+"""Crews: layers measured side by side, in processes of this machine or on a cluster."""
