@@ -1,0 +1,1 @@
+"""Fuzzing: files that nobody would write, made by the million, and what must hold for each."""
