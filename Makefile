@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODELS := sample_models/built
+NETWORKS ?= 10000
+SEED ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo models lint format test browser test-browser slow readme bench clean
+MINUTES ?= 10
+.PHONY: help install demo models lint format test browser test-browser slow hostile fuzz soundness readme bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +46,9 @@ format: install ## let ruff rewrite what it can
 test: install ## the whole suite, on two processes
 	$(BIN)/python -m pytest -q -n 2
 
+fuzz: install ## make up files until MINUTES=10 are over, and save what breaks a reader
+	$(BIN)/python -m tests.fuzz.long $(MINUTES)
+
 browser: ## install Debian's chromium, which `make test-browser` drives (needs root and a network)
 	@command -v chromium >/dev/null || apt-get install -y --no-install-recommends chromium
 
@@ -52,6 +58,12 @@ test-browser: install ## the HTML report in a headless chromium; skipped where t
 slow: install ## the tests on large models, which take minutes
 	$(BIN)/python -m pytest -q -n 2 -m slow
 
+hostile: install ## the table of bad inputs: the plain loader, and lipaudit
+	$(BIN)/python -m tests.hostile.table
+
+soundness: install ## attack the bounds of NETWORKS=10000 random networks from SEED=0 on; it can be continued
+	$(BIN)/python -m tests.soundness.run --networks $(NETWORKS) --seed $(SEED) --processes 2
+
 readme: install ## rewrite the generated blocks of README.md
 	$(BIN)/python docs/blocks.py README.md
 
@@ -59,4 +71,4 @@ bench: install ## time lipaudit against the methods of the papers, side by side
 	$(BIN)/python benchmarks/run.py --full
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(MODELS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(MODELS) soundness build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

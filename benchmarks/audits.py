@@ -162,7 +162,7 @@ def _stages(
 def _measured(name: str, layers: list[Layer], rate: float, options: Options, *, sized: bool) -> Row:
     """Count the work of one network, then time it."""
     compute = options.compute
-    kernels = [_he(layer, seed) for seed, layer in enumerate(layers)]
+    kernels = [he(layer, seed) for seed, layer in enumerate(layers)]
     count, flops = _counted(layers, kernels, compute, sized=sized)
     timing = race(
         [Contestant("ours", lambda: _audit(layers, kernels, compute, sized=sized))],
@@ -196,7 +196,7 @@ def _audit(
     return norms
 
 
-def _he(layer: Layer, seed: int) -> torch.Tensor:
+def he(layer: Layer, seed: int) -> torch.Tensor:
     """Return a kernel as networks are initialized (He et al. 2015)."""
     generator = torch.Generator().manual_seed(seed)
     shape = (layer.out, layer.inputs, layer.side, layer.side)

@@ -17,15 +17,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import again
 import audits
 import bounds
 import clips
 import figure1
+import growth
 import norms
 import peers
 import plot
 import report
 import rewrites
+import workers
 from cases import Options
 
 _HERE = Path(__file__).resolve().parent
@@ -50,6 +53,9 @@ _BENCHMARKS = {
     "bounds": Benchmark(bounds.TITLE, bounds.Row, bounds.measure, bounds.markdown),
     "clip": Benchmark(clips.TITLE, clips.Row, clips.measure, clips.markdown),
     "rewrites": Benchmark(rewrites.TITLE, rewrites.Row, rewrites.measure, rewrites.markdown),
+    "growth": Benchmark(growth.TITLE, growth.Row, growth.measure, growth.markdown),
+    "workers": Benchmark(workers.TITLE, workers.Row, workers.measure, workers.markdown),
+    "again": Benchmark(again.TITLE, again.Row, again.measure, again.markdown),
     "peers": Benchmark(peers.TITLE, peers.Row, peers.measure, peers.markdown),
 }
 

@@ -9,11 +9,13 @@ A block stands between `<!-- block: NAME -->` and `<!-- end -->`.
 import argparse
 import contextlib
 import inspect
+import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -44,7 +46,7 @@ MEANINGS = {
 
 def help_text() -> str:
     """Return what `lipaudit --help` prints."""
-    return f"```\n{CliRunner().invoke(app, ['--help'], prog_name='lipaudit').output.strip()}\n```\n"
+    return _shown(["--help"])
 
 
 def exit_codes() -> str:
@@ -85,8 +87,7 @@ def rule_table() -> str:
 
 def bound_help() -> str:
     """Return what `lipaudit bound --help` prints."""
-    runner = CliRunner().invoke(app, ["bound", "--help"], prog_name="lipaudit")
-    return f"```\n{runner.output.strip()}\n```\n"
+    return _shown(["bound", "--help"])
 
 
 def format_table() -> str:
@@ -110,8 +111,13 @@ def example() -> str:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("models").mkdir()
         torch.save(net, "models/net.pt")
-        runner = CliRunner(env={"COLUMNS": "100", "PYTHONUTF8": "1"})
-        output = runner.invoke(app, ["inspect", "models/net.pt"]).output
+        return _shown(["inspect", "models/net.pt"])
+
+
+def _shown(arguments: list[str]) -> str:
+    """Return what a command prints on a terminal of the usual width, wherever this runs."""
+    with mock.patch.dict(os.environ, {"COLUMNS": "80", "PYTHONUTF8": "1"}):
+        output = CliRunner().invoke(app, arguments, prog_name="lipaudit").output
     return f"```\n{output.strip()}\n```\n"
 
 

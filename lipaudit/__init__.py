@@ -17,7 +17,7 @@ from lipaudit.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from lipaudit import torch as torch
-    from lipaudit.api import bound, check, clip, inspect, load, spectra
+    from lipaudit.api import bound, check, clip, hired, inspect, load, spectra
     from lipaudit.errors import LipauditError
     from lipaudit.results import ClipReport, Report
 
@@ -25,6 +25,7 @@ _HOMES = {
     "bound": "lipaudit.api",
     "check": "lipaudit.api",
     "clip": "lipaudit.api",
+    "hired": "lipaudit.api",
     "inspect": "lipaudit.api",
     "load": "lipaudit.api",
     "ClipReport": "lipaudit.results",
@@ -40,6 +41,7 @@ __all__ = [
     "bound",
     "check",
     "clip",
+    "hired",
     "inspect",
     "load",
     "spectra",

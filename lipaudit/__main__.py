@@ -4,18 +4,24 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
-import typer
+try:
+    import typer
 
-from lipaudit.cli import app, streams
-from lipaudit.errors import ExitCode, LipauditError, UsageError
+    from lipaudit.cli import app, streams
+    from lipaudit.errors import ExitCode, LipauditError, UnreadableFile, UsageError
+except KeyboardInterrupt:  # nothing has begun that would have to be ended
+    sys.exit(130)
 
 
 def main() -> None:
     """Run the command line and exit."""
+    streams.reopen()
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupt)
+    _open_streams()
     code = _run()
     if code == ExitCode.INTERRUPTED:
         # Threads may be deep inside LAPACK; an ordinary exit would wait for them.
@@ -23,6 +29,18 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Put something in the place of streams that the caller closed: there they are None.
+
+    Else the next file that is opened would get their number. What is printed to a stdout that
+    was closed is refused; an error line that nobody can read is dropped.
+    """
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - for good
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for good
 
 
 def _run() -> int:
@@ -55,6 +73,10 @@ def _unexpected(error: Exception) -> int:
         cause = f"{error.name or 'a library'} cannot be imported: {error}"
         hint = "install lipaudit and torch anew, into one environment"
         streams.complain(UsageError(cause, slug="installation", hint=hint))
+        return int(ExitCode.ERROR)
+    if isinstance(error, OSError) and error.strerror:
+        place = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+        streams.complain(UnreadableFile(error.strerror, slug="unreadable", path=place))
         return int(ExitCode.ERROR)
     traceback.print_exc()
     sys.stderr.write("lipaudit: internal error: this is a bug in lipaudit; please report it\n")

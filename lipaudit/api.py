@@ -6,7 +6,8 @@ the one it is told to.
 """
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,13 +18,17 @@ from lipaudit import device as devices
 from lipaudit.analysis import audit, shapes
 from lipaudit.analysis.clipping.limits import Limits
 from lipaudit.analysis.clipping.weights import Method
-from lipaudit.analysis.layerwise import Keep, Progress, Wish
+from lipaudit.analysis.layerwise import Keep, Progress, Told, Wish
 from lipaudit.analysis.query import Query, Ranges
 from lipaudit.analysis.samples import load_samples
 from lipaudit.analysis.shapes import InputShape
+from lipaudit.cache.store import Store
+from lipaudit.crews import hiring
+from lipaudit.crews.hiring import Hired
 from lipaudit.device import Warn, ignore
 from lipaudit.errors import UsageError
-from lipaudit.formats import detect, live
+from lipaudit.formats import architecture, detect, hugging_face, live
+from lipaudit.formats.source import check_unchanged
 from lipaudit.formats.spectra_file import unique
 from lipaudit.gates import clip_limits, config_file, orders
 from lipaudit.gates.config import Config
@@ -32,18 +37,27 @@ from lipaudit.gates.orders import Order as Check
 from lipaudit.graph.model import Model
 from lipaudit.layers.declared import declare
 from lipaudit.operators.spectrum import Floats, Spectrum
-from lipaudit.results import ClipReport, Report, Tool, Verdict
+from lipaudit.results import ClipReport, ModelReport, Report, Tool, Verdict
 from lipaudit.rewriting import Order, Place, rewrite
 from lipaudit.version import __version__
 
 Source = str | Path | torch.nn.Module | Model
+Cache = str | Path | Store | None
+"""A folder; None: nothing is kept, and nothing that was kept is used."""
 
 
-def load(source: Source, *, input_shape: InputShape = None, model: str | None = None) -> Model:
+def load(
+    source: Source,
+    *,
+    input_shape: InputShape = None,
+    model: str | None = None,
+    hf: bool = False,
+) -> Model:
     """Read a checkpoint into a `Model`: every tensor by name, unread, and the layer graph.
 
     `model` names a factory `pkg.mod:name` whose module gives a bare checkpoint its graph; only
-    then code is run, and it is the user's own.
+    then code is run, and it is the user's own. With `hf` the graph is that of the transformers
+    package's own class which the config.json beside the weights names.
     """
     if isinstance(source, Model):
         return source
@@ -51,15 +65,25 @@ def load(source: Source, *, input_shape: InputShape = None, model: str | None = 
         stated = shapes.of_examples(input_shape)
         return live.from_module(source, live.batched(source, stated))
     checkpoint = detect.read_model(str(source))
+    if hf:
+        if model is not None:
+            raise UsageError("two layer graphs", slug="hf", hint="give --hf or --model")
+        return hugging_face.from_config(checkpoint, shapes.of_examples(input_shape))
     if model is None:
         return checkpoint
     return live.from_factory(model, checkpoint, shapes.of_examples(input_shape))
+
+
+def _shape(read: Model, input_shape: InputShape) -> InputShape:
+    """Return the stated shape; a graph that was made for it has it already."""
+    return None if read.factory == architecture.CONFIG else input_shape
 
 
 def inspect(
     *sources: Source,
     input_shape: InputShape = None,
     model: str | None = None,
+    hf: bool = False,
     layers: str | None = None,
     spectra: bool = True,
     by_svd: bool = False,
@@ -67,36 +91,44 @@ def inspect(
     power_steps: int | None = None,
     device: str = "auto",
     max_memory: int | None = None,
+    crew: Hired | None = None,
     keep: Keep | None = None,
+    told: Told | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
+    cache: Cache = None,
 ) -> Report:
     """Measure every layer with a weight: norm, spectrum, ranks.
 
-    `layers` is a glob of names. `by_svd` decomposes and proves every spectrum that fits the
-    memory, whatever it costs. `padding="circular"` measures every convolution as the circular
+    `model` and `hf` say where the graph comes from: see `load`. `layers` is a glob of names.
+    `by_svd` decomposes and proves every spectrum that fits the memory, whatever it costs.
+    `padding="circular"` measures every convolution as the circular
     one of its input's size. `power_steps` adds what so many steps of power iteration say. `keep`
-    is called with every layer's name and whole spectrum, of which the report holds a summary.
+    is called with every layer's name and whole spectrum, of which the report holds a summary;
+    `told` with every layer as soon as it is measured. `crew` measures layers side by side: see
+    `hired`. `cache` is a folder in which the numbers of layers are kept, and looked for first.
     """
     if padding not in {"own", "circular"}:
         raise UsageError(f"no padding {padding!r}", slug="padding", hint="own or circular")
-    wish = Wish(layers, padding == "circular", power_steps, keep)
+    wish = Wish(layers, padding == "circular", power_steps, keep, told)
     compute = devices.choose(
-        device, max_memory=max_memory, full_spectra=spectra, by_svd=by_svd, warn=warn
+        device,
+        max_memory=max_memory,
+        full_spectra=spectra,
+        by_svd=by_svd,
+        warn=warn,
+        cache=_store(cache, warn),
     )
-    return Report(
-        tool=_tool(compute),
-        models=tuple(
-            audit.inspect(
-                load(source, input_shape=input_shape, model=model),
-                compute,
-                input_shape=input_shape,
-                wish=wish,
-                progress=progress,
-            )
-            for source in sources
-        ),
-    )
+
+    def examined(read: Model) -> ModelReport:
+        shape = _shape(read, input_shape)
+        others = crew.crew(read, shape) if crew else None
+        return audit.inspect(
+            read, compute, input_shape=shape, wish=wish, progress=progress, crew=others
+        )
+
+    models = (load(source, input_shape=input_shape, model=model, hf=hf) for source in sources)
+    return Report(_tool(compute), tuple(_consistent(examined, read) for read in models))
 
 
 def spectra(
@@ -142,6 +174,7 @@ def bound(
     *sources: Source,
     input_shape: InputShape = None,
     model: str | None = None,
+    hf: bool = False,
     start: str | None = None,
     end: str | None = None,
     input_range: Ranges | tuple[float, float] | None = None,
@@ -153,18 +186,22 @@ def bound(
     spectra: bool = False,
     device: str = "auto",
     max_memory: int | None = None,
+    crew: Hired | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
+    cache: Cache = None,
 ) -> Report:
     """Bound the Lipschitz constant (ℓ2) of the whole network; includes the layers' norms.
 
-    `start` and `end` name nodes: only the part from what the first receives to what the second
-    yields is bounded. `input_range` says between which numbers every input lies (of all inputs,
+    `model` and `hf` say where the graph comes from: see `load`. `start` and `end` name nodes:
+    only the part from what the first receives to what the second yields is bounded.
+    `input_range` says between which numbers every input lies (of all inputs,
     or by name). `executed` and `input_radius` ask for the error of the network as it runs in a
     floating type on inputs of such a norm. `data` is an .npy or .npz file of inputs (and labels):
     where the lower bound starts, certified radii, the typical stretch of each layer; `eps` asks
     for the certified accuracy at these distances. `limit` asks what would bring the bound there.
     `spectra` adds the layers' singular values, batch norms folded in; the bound needs none.
+    `crew` and `cache` are as for `inspect`.
     """
     spans = {"": input_range} if isinstance(input_range, tuple) else dict(input_range or {})
     query = Query(
@@ -179,40 +216,67 @@ def bound(
         spectra=spectra,
     )
     query.check()
-    compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
-    return Report(
-        tool=_tool(compute),
-        models=tuple(
-            audit.bound(
-                load(source, input_shape=input_shape, model=model),
-                compute,
-                input_shape=input_shape,
-                query=query,
-                progress=progress,
-            )
-            for source in sources
-        ),
+    compute = devices.choose(
+        device, max_memory=max_memory, full_spectra=False, warn=warn, cache=_store(cache, warn)
     )
+
+    def examined(read: Model) -> ModelReport:
+        shape = _shape(read, input_shape)
+        others = crew.crew(read, shape) if crew else None
+        return audit.bound(
+            read, compute, input_shape=shape, query=query, progress=progress, crew=others
+        )
+
+    models = (load(source, input_shape=input_shape, model=model, hf=hf) for source in sources)
+    return Report(_tool(compute), tuple(_consistent(examined, read) for read in models))
+
+
+def hired(
+    workers: int | None = None, scheduler: str | None = None, *, device: str = "auto"
+) -> AbstractContextManager[Hired]:
+    """Hire those who measure layers side by side, for as long as a `with` block lasts.
+
+    `workers` are so many processes of this machine (0: one for each core, or for each GPU);
+    `scheduler` is the address of a Dask scheduler, or "local" for one on this machine. With
+    neither, every GPU gets a process where there are several, and else nobody is hired.
+    """
+    return hiring.hired(workers, scheduler, device)
 
 
 def examine(
     order: Check,
     *,
+    source: Model | None = None,
     spectra: bool = False,
     device: str = "auto",
     max_memory: int | None = None,
+    crew: Hired | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
+    cache: Cache = None,
 ) -> Report:
-    """Audit one model as a config asks: its layers as stored, and its bound where it is gated."""
+    """Audit one model as a config asks: its layers as stored, and its bound where it is gated.
+
+    `source` is the model where it is loaded already. `cache` is as for `inspect`.
+    """
     settings = order.settings
-    compute = devices.choose(device, max_memory=max_memory, full_spectra=spectra, warn=warn)
-    shape = settings.input_shape
-    source = declare(
-        load(order.path, input_shape=shape, model=settings.model), settings.constants or {}
+    compute = devices.choose(
+        device, max_memory=max_memory, full_spectra=spectra, warn=warn, cache=_store(cache, warn)
     )
+    if source is None:
+        wanted = settings.input_shape
+        source = load(order.path, input_shape=wanted, model=settings.model, hf=bool(settings.hf))
+    shape = _shape(source, settings.input_shape)
+    declared = declare(source, settings.constants or {})
+    others = crew.crew(source, shape) if crew and declared is source else None
+    source = declared
     if not order.needs_bound:
-        report = audit.inspect(source, compute, input_shape=shape, progress=progress)
+        report = _consistent(
+            lambda read: audit.inspect(
+                read, compute, input_shape=shape, progress=progress, crew=others
+            ),
+            source,
+        )
         return Report(_tool(compute), (replace(report, path=order.path),))
     query = Query(
         ranges=settings.input_range or {},
@@ -222,7 +286,12 @@ def examine(
         spectra=spectra,
     )
     query.check()
-    report = audit.check(source, compute, input_shape=shape, query=query, progress=progress)
+    report = _consistent(
+        lambda read: audit.check(
+            read, compute, input_shape=shape, query=query, progress=progress, crew=others
+        ),
+        source,
+    )
     return Report(_tool(compute), (replace(report, path=order.path),))
 
 
@@ -231,10 +300,12 @@ def check(
     *paths: str | Path,
     progress: Progress | None = None,
     warn: Warn = ignore,
+    cache: Cache = None,
 ) -> tuple[Report, Verdict]:
     """Hold the models of a config (the nearest one) against its limits, as `lipaudit check` does.
 
-    With `paths`, only these. The first model that cannot be read raises its error.
+    With `paths`, only these. The first model that cannot be read raises its error. `cache` is as
+    for `inspect`; what the config says of one is for the command.
     """
     settings = config_file.load(None if config is None else str(config)) or Config()
     work = orders.orders(settings, paths=[str(path) for path in paths])
@@ -245,6 +316,7 @@ def check(
             max_memory=settings.max_memory,
             progress=progress,
             warn=warn,
+            cache=cache,
         )
         for order in work
     ]
@@ -301,6 +373,13 @@ def clip(
     )
 
 
+def _consistent(examined: Callable[[Model], ModelReport], read: Model) -> ModelReport:
+    """Examine a model whose tensors are read meanwhile; raise if its files were written to."""
+    report = examined(read)
+    check_unchanged(read.fingerprints)
+    return report
+
+
 def _limits(
     to: float | None, stated: str | Path | Mapping[str, float] | None, only: str | None
 ) -> Limits:
@@ -316,6 +395,12 @@ def _method(name: str) -> Method:
             f"no method {name!r}", slug="clip-method", hint=f"there are {', '.join(Method)}"
         )
     return Method(name)
+
+
+def _store(cache: Cache, warn: Warn) -> Store | None:
+    if cache is None or isinstance(cache, Store):
+        return cache
+    return Store(Path(cache), warn=warn)
 
 
 def _tool(compute: devices.Compute) -> Tool:

@@ -11,6 +11,7 @@ from functools import cache
 
 import torch
 
+from lipaudit.cache.store import Store
 from lipaudit.errors import UsageError
 
 DEFAULT_MEMORY = 2 << 30
@@ -52,6 +53,8 @@ class Compute:
     """An upper end of a norm that need not be improved on where that would take longer."""
     device_memory: int | None = None
     """Bytes of the device's own memory; None: as many as of this machine's."""
+    cache: Store | None = None
+    """Where the numbers of layers are kept, and looked for before they are worked out."""
 
     @property
     def on_cpu(self) -> bool:
@@ -73,6 +76,7 @@ def choose(
     by_svd: bool = False,
     warn: Warn = ignore,
     tick: Tick = ignore,
+    cache: Store | None = None,
 ) -> Compute:
     """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device that is really there.
 
@@ -104,7 +108,15 @@ def choose(
         warn,
         tick,
         device_memory=there,
+        cache=cache,
     )
+
+
+def gpus(name: str) -> list[str]:
+    """Name every GPU that a name like `auto` means; none where it means one or the CPU."""
+    if name not in {"auto", "cuda"}:
+        return []
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 def described() -> list[str]:

@@ -9,6 +9,7 @@
     │   ├── UnsafeFile            built to harm the reader
     │   └── WriteRefused          the output cannot or must not be written
     ├── ShapeError                the input shape does not fit the graph        exit 2
+    ├── CrewError                 workers that cannot do what they were asked   exit 2
     └── NotCertified              read, but the claim cannot be proven          exit 3
 
 What cannot be decided about one *layer* is not an error but data in the report
@@ -88,6 +89,10 @@ class WriteRefused(FileError):
 
 class ShapeError(LipauditError):
     """An input shape that the graph cannot carry; the cause names the node."""
+
+
+class CrewError(LipauditError):
+    """Those who were to measure layers cannot: another version, another file, no connection."""
 
 
 class NotCertified(LipauditError):

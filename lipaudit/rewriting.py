@@ -6,6 +6,7 @@ measure -> plan -> write beside -> read back -> measure -> (tighten, again) -> m
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -17,6 +18,7 @@ from lipaudit.analysis.clipping.limits import Limits
 from lipaudit.analysis.clipping.plan import Plan
 from lipaudit.analysis.clipping.weights import Method
 from lipaudit.analysis.layerwise import Measured, Progress, Wish, title
+from lipaudit.analysis.normless import recurrent
 from lipaudit.analysis.shapes import InputShape
 from lipaudit.device import Compute
 from lipaudit.enclosure import Rigor
@@ -25,6 +27,7 @@ from lipaudit.formats import atomic, copies, detect, outputs
 from lipaudit.formats.atomic import Stage
 from lipaudit.formats.base import AbstractFormat
 from lipaudit.formats.catalog import registered
+from lipaudit.formats.source import check_unchanged
 from lipaudit.graph.model import Model
 from lipaudit.layers.network import Network
 from lipaudit.results import BoundChange, ClipReport, Headline, LayerResult, Measure, Skipped
@@ -131,7 +134,12 @@ def rewrite(
     with atomic.staged(
         place.target, originals=model.files, force=place.force, may_write=place.written
     ) as stage:
-        report = _clipped(job, stage) if order.bound is None else _bounded(job, stage, order.bound)
+        try:
+            clip = _clipped if order.bound is None else partial(_bounded, limit=order.bound)
+            report = clip(job, stage)
+        except NotCertified:
+            check_unchanged(model.fingerprints)  # or else a layer without a norm is no wonder
+            raise
         if place.written:
             stage.commit(originals=model.files, force=place.force)
     notes = (*report.notes, *_misnamed(form, place.target))
@@ -166,7 +174,7 @@ def _clipped(job: _Job, stage: Stage) -> ClipReport:
         before,
         after,
         limits.to if not limits.by_glob else None,
-        others=plans.beside(network),
+        others=recurrent(network),
     )
 
 
@@ -218,7 +226,7 @@ def _bounded(job: _Job, stage: Stage, limit: float) -> ClipReport:
     start = _headline(job, audited.bound)
     if start.rigor is Rigor.PROVED and start.upper <= limit:
         plan, after = _settled(job, stage, Plan((), {}, {}, job.order.method), before)
-        report = _report(job, plan, before, after, None, others=plans.beside(network))
+        report = _report(job, plan, before, after, None, others=recurrent(network))
         change = BoundChange(limit, start, start)
         return replace(report, bound=change, assumptions=job.model.assumptions)
     aim, least_failed, found = limit, math.inf, None
@@ -241,7 +249,7 @@ def _bounded(job: _Job, stage: Stage, limit: float) -> ClipReport:
         # What is staged is an attempt that went too far: write the last one that did not.
         _settled(job, stage, found.plan, before)
     change = BoundChange(limit, start, found.measure)
-    report = _report(job, found.plan, before, found.after, None, others=plans.beside(network))
+    report = _report(job, found.plan, before, found.after, None, others=recurrent(network))
     return replace(report, bound=change, assumptions=job.model.assumptions)
 
 

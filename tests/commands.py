@@ -2,23 +2,25 @@
 
 A server imports lipaudit once and forks for every command, which then runs `main` like
 `python -m lipaudit`. On request something happens to it at the n-th event in which Python
-touches a folder: a signal, a full disk, or a change of the files there.
+touches a folder: a signal, a full disk, or a change of the files there. How long a command took
+and how much memory it took beyond what was imported is measured; one that does not end is killed.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 _SERVER = """
-import json, os, resource, sys, tempfile
+import gc, json, os, resource, signal, sys, tempfile, time
 from pathlib import Path
 import torch
 import lipaudit.api, lipaudit.report.catalog
-from lipaudit.__main__ import main
+from lipaudit.__main__ import _run, main
 
 def happen(action):
     kind, *details = action
@@ -30,6 +32,13 @@ def happen(action):
         Path(details[0]).write_bytes(details[1].encode())
     elif kind == "remove":
         Path(details[0]).unlink()
+    elif kind == "replace":
+        os.replace(details[1], details[0])
+    elif kind == "copy":
+        Path(details[0]).write_bytes(Path(details[1]).read_bytes())
+    elif kind == "link":
+        Path(details[0]).unlink()
+        Path(details[0]).symlink_to(details[1])
 
 def watch(folder, event, action, log):
     seen = 0
@@ -52,6 +61,10 @@ def child(job):
     os.chdir(job["cwd"])
     if job["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    if job["seconds"]:
+        # Without a handler, so that nothing can catch it.
+        signal.setitimer(signal.ITIMER_REAL, job["seconds"])
+    os.environ.update(job["environment"])
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     watch(job["folder"], job["event"], job["action"], log)
     sys.argv = ["lipaudit", *job["arguments"]]
@@ -66,15 +79,28 @@ def child(job):
 with tempfile.TemporaryDirectory() as folder:
     torch.save({"0.weight": torch.ones(64, 64), "0.bias": torch.ones(64)}, folder + "/in.pt")
     lipaudit.api.clip(folder + "/in.pt", to=1.0, output=folder + "/out.pt")
+    sys.argv = ["lipaudit", "inspect", folder + "/in.pt", "-f", "html", "-o", folder + "/page"]
+    sys.argv += ["--plots", folder + "/plots", "--export", folder + "/spectra.npz"]
+    if _run():
+        sys.exit("the server cannot run a command")
+
+def held():
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[1]) * resource.getpagesize()
+
+gc.collect()
+gc.freeze()
 for line in sys.stdin:
+    start, before = time.monotonic(), held()
     pid = os.fork()
     if not pid:
         try:
             child(json.loads(line))
         finally:
             os._exit(99)
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    _, status, used = os.wait4(pid, 0)
+    took = time.monotonic() - start
+    print(os.waitstatus_to_exitcode(status), took, used.ru_maxrss * 1024 - before, flush=True)
 """
 
 
@@ -87,6 +113,9 @@ class Done:
     stderr: str
     events: tuple[str, ...]
     """In which the watched folder was touched, in order."""
+    seconds: float
+    memory: int
+    """Bytes it held at most, beyond what the server had before."""
 
 
 class Commands:
@@ -110,8 +139,13 @@ class Commands:
         folder: Path | None = None,
         event: int = 0,
         action: tuple[Any, ...] = (),
+        seconds: float = 0.0,
+        environment: Mapping[str, str] | None = None,
     ) -> Done:
-        """Run `lipaudit` with these arguments; `limit` is the largest file it may write."""
+        """Run `lipaudit` with these arguments; `limit` is the largest file it may write.
+
+        After so many seconds, unless 0, it is killed by a signal, which its code then names.
+        """
         places = {name: self._scratch / name for name in ("stdout", "stderr", "log")}
         job = {name: str(path) for name, path in places.items()} | {
             "arguments": [str(argument) for argument in arguments],
@@ -120,13 +154,22 @@ class Commands:
             "folder": str(folder or self._scratch / "nothing"),
             "event": event,
             "action": action,
+            "seconds": seconds,
+            "environment": dict(environment or {}),
         }
         requests, answers = self._pipes()
         requests.write(json.dumps(job) + "\n")
         requests.flush()
-        code = int(answers.readline())
+        code, took, memory = answers.readline().split()
         log = places["log"].read_text().splitlines()
-        return Done(code, places["stdout"].read_text(), places["stderr"].read_text(), tuple(log))
+        return Done(
+            int(code),
+            places["stdout"].read_text(),
+            places["stderr"].read_text(),
+            tuple(log),
+            float(took),
+            int(memory),
+        )
 
     def close(self) -> None:
         """End the server."""

@@ -53,6 +53,42 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        "inspect missing.pt",
+        "bound missing.pt gone.onnx",
+        "clip missing.pt --to 1 -o out.pt",
+        "check missing.pt --max 1",
+        "diff missing.pt gone.pt",
+        "inspect net.pt -f xml",
+        "bound net.pt --max nan",
+        "bound net.pt --report json=-",
+        "inspect --frobnicate",
+        "schema other",
+    ],
+)
+def test_an_error_exit_imports_nothing_heavy(arguments: str, folder: Path) -> None:
+    code = (
+        f"import sys, lipaudit.__main__ as m; sys.argv = ['lipaudit', *{arguments.split()!r}]\n"
+        "try: m.main()\nexcept SystemExit as done: code = done.code\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'safetensors', 'rich'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert all(line.startswith("lipaudit: error: ") for line in done.stderr.splitlines())
+
+
+@pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (("inspect", "net.pt"), 0),
@@ -170,3 +206,41 @@ def test_reports_are_written_whole_and_never_over_others(folder: Path, tmp_path:
     assert strict(target.read_text(encoding="utf-8"))["models"]
     assert lipaudit("inspect", folder / "net.pt", "-o", target).returncode == 2
     assert lipaudit("inspect", folder / "net.pt", "-o", target, "--force").returncode == 0
+
+
+def test_an_interrupt_while_the_program_is_loaded_is_quiet() -> None:
+    code = (
+        "import sys\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'lipaudit.cli': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from lipaudit.__main__ import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_a_stdout_that_was_closed_is_one_line(tmp_path: Path) -> None:
+    def closed(arguments: str) -> subprocess.CompletedProcess[str]:
+        script = f"{sys.executable} -m lipaudit {arguments} >&-"
+        return subprocess.run(
+            ["bash", "-c", script],  # noqa: S607 - bash is what the test is about
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+
+    done = closed("rules")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("lipaudit: error: standard output: cannot be written: ")
+    assert closed("rules 2>&-").returncode == 2
+    file = tmp_path / "report.json"
+    (tmp_path / "a.json").write_text('{"schema_version": 1, "models": []}')
+    assert closed(f"diff {tmp_path}/a.json {tmp_path}/a.json -f json -o {file}").returncode == 0
+    assert strict(file.read_text(encoding="utf-8"))["models"] == []

@@ -72,6 +72,7 @@ def test_a_section_runs_as_it_stands(
     folder.mkdir()
     env = {key: value for key, value in os.environ.items() if not key.startswith("LIPAUDIT_")}
     env |= {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "PYTHONPATH": str(ROOT)}
+    env["LIPAUDIT_CACHE"] = "off"
     count = 0
     for block in sections(path)[title]:
         if block.about and not block.about.startswith("exit="):

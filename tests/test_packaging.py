@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import lipaudit
+from lipaudit.report.json import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -35,7 +36,8 @@ def test_every_module_is_inside(wheel: zipfile.ZipFile) -> None:
     expected = {str(p.relative_to(ROOT)) for p in (ROOT / "lipaudit").rglob("*.py")}
     inside = {name for name in wheel.namelist() if name.endswith(".py")}
     assert inside == expected
-    assert {"lipaudit/py.typed", "lipaudit/report/schema.json"} <= set(wheel.namelist())
+    schemas = {f"lipaudit/report/{file}" for file in SCHEMAS.values()}
+    assert {"lipaudit/py.typed", *schemas} <= set(wheel.namelist())
 
 
 def test_the_command_is_announced(wheel: zipfile.ZipFile) -> None:

@@ -1,10 +1,12 @@
 """Audit: a model in, everything that can be said about it out."""
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
-from lipaudit.analysis import bounding, layerwise, propagate, shapes
+from lipaudit.analysis import bounding, layerwise, normless, propagate, shapes
 from lipaudit.analysis.bounding import Subject
-from lipaudit.analysis.layerwise import Measured, Progress, Wish
+from lipaudit.analysis.layerwise import Elsewhere, Measured, Progress, Wish
 from lipaudit.analysis.query import Query
 from lipaudit.analysis.shapes import InputShape, InputShapes
 from lipaudit.comparison import AS_STORED
@@ -18,8 +20,13 @@ from lipaudit.graph.rewrites.spelled_out import join_spelled_out
 from lipaudit.graph.section import Places, section
 from lipaudit.layers import network as networks
 from lipaudit.layers.network import Network, Opaque
-from lipaudit.results import LayerResult, ModelReport, Skipped
+from lipaudit.results import NO_LAYER, LayerResult, ModelReport, Skipped
 
+Crew = Callable[[bool], Elsewhere]
+"""Those who measure layers elsewhere, given whether batch norms are folded in; None: nobody."""
+
+_KINDS = 6
+"""So many kinds of nodes are named."""
 _AS_CIRCULAR = "every convolution was taken as a circular one, not as the network pads it"
 
 
@@ -30,16 +37,38 @@ def inspect(
     input_shape: InputShape = None,
     wish: Wish | None = None,
     progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> ModelReport:
     """Measure every layer with a weight, as it stands in the file."""
     known, network = _network(model, input_shape)
-    measured = layerwise.measure(network, compute, wish=wish, ties=model.ties, progress=progress)
-    report = _report(model, known, network, measured)
+    measured = layerwise.measure(
+        network,
+        compute,
+        wish=wish,
+        ties=model.ties,
+        progress=progress,
+        elsewhere=None if crew is None else crew(False),
+    )
+    report = _report(model, known, network, measured, wish)
+    if report.without_norm:
+        names = ", ".join(report.without_norm)
+        note = f"{names}: its matrices have no norm of their own; `bound` gives its gain"
+        report = replace(report, notes=(note, *report.notes))
     if wish is not None and wish.circular:
         report = replace(report, notes=(_AS_CIRCULAR, *report.notes))
     if wish is not None and wish.only is not None and not measured:
-        report = replace(report, notes=(f"no layer is called {wish.only!r}", *report.notes))
+        kept = (note for note in report.notes if not note.startswith(NO_LAYER))
+        why = f"{NO_LAYER}: no layer is called {wish.only!r}"
+        report = replace(report, notes=(why, *kept))
     return report
+
+
+def opened(model: Model, input_shape: InputShape, *, folded: bool) -> Network:
+    """Build the network whose layers are measured, as `inspect` sees it or, folded, `bound`."""
+    known, network = _network(model, input_shape)
+    if not folded:
+        return network
+    return networks.build(fold_batch_norms(network.graph, network.shapes), known.known)
 
 
 def measure(
@@ -55,9 +84,7 @@ def measure(
 
     `folded`: with every batch norm in the map before it, as `bound` sees the network.
     """
-    known, network = _network(model, input_shape)
-    if folded:
-        network = networks.build(fold_batch_norms(network.graph, network.shapes), known.known)
+    network = opened(model, input_shape, folded=folded)
     return network, layerwise.measure(
         network, compute, wish=wish, ties=model.ties, progress=progress
     )
@@ -79,6 +106,7 @@ def bound(
     input_shape: InputShape = None,
     query: Query | None = None,
     progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> ModelReport:
     """Bound the network by every method, batch norms folded into the map before them."""
     query = query or Query()
@@ -93,14 +121,22 @@ def bound(
         replace(compute, full_spectra=query.spectra),
         ties=model.ties,
         progress=progress,
+        # Others open the whole file: of a part they would not know where it is cut.
+        elsewhere=None if crew is None or part else crew(True),
     )
     report = replace(_report(model, known, network, measured), part=part)
+    if not part:
+        # Once folded, nothing is seen of them.
+        lost = normless.broken_normalizations(unfolded)
+        report = replace(report, skipped=tuple(dict.fromkeys((*report.skipped, *lost))))
     subject = Subject(model, network, written, sources, measured, compute)
-    report = bounding.answered(report, subject, query)
+    report = bounding.answered(report, subject, query, progress=progress)
     if query.executed is not None:
         as_it_runs, sources, _ = _section(unfolded, query)
         same = len(unfolded.graph.nodes) == len(whole.graph.nodes)
-        again = measured if same else layerwise.measure(as_it_runs, compute)
+        again = measured
+        if not same:
+            again = layerwise.measure(as_it_runs, compute, progress=progress)
         running = network if same else as_it_runs
         report = bounding.with_running(
             report, Subject(model, running, running, sources, again, compute), query
@@ -115,17 +151,20 @@ def check(
     input_shape: InputShape = None,
     query: Query | None = None,
     progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> ModelReport:
     """Bound the network, and measure every layer as it stands in the file.
 
     A limit for layers is about what the file stores (and `clip` writes), whatever is folded
     into it for the bound. Where nothing is folded the layers need not be measured twice.
     """
-    report = bound(model, compute, input_shape=input_shape, query=query, progress=progress)
+    report = bound(
+        model, compute, input_shape=input_shape, query=query, progress=progress, crew=crew
+    )
     _, network = _network(model, input_shape)
     if len(fold_batch_norms(network.graph, network.shapes).nodes) == len(network.graph.nodes):
         return report
-    stored = inspect(model, compute, input_shape=input_shape, progress=progress)
+    stored = inspect(model, compute, input_shape=input_shape, progress=progress, crew=crew)
     skipped = dict.fromkeys((*stored.skipped, *report.skipped))
     notes = (*report.notes, AS_STORED)
     return replace(report, layers=stored.layers, skipped=tuple(skipped), notes=notes)
@@ -187,8 +226,20 @@ def _built(model: Model, known: InputShapes) -> Network:
 
 
 def _report(
-    model: Model, known: InputShapes, network: Network, measured: tuple[Measured, ...]
+    model: Model,
+    known: InputShapes,
+    network: Network,
+    measured: tuple[Measured, ...],
+    wish: Wish | None = None,
 ) -> ModelReport:
+    layers = tuple(m.result for m in measured if isinstance(m.result, LayerResult))
+    skipped = (
+        *(m.result for m in measured if isinstance(m.result, Skipped)),
+        *normless.broken(network, wish),
+        *_opaque(network),
+        *(Skipped(u.name, u.kind, u.slug, u.reason) for u in model.unread),
+    )
+    empty = () if layers else (_why_no_layer(network, skipped),)
     return ModelReport(
         path=model.path,
         format=model.format,
@@ -197,14 +248,33 @@ def _report(
         input_shape_source=known.source,
         topology=str(model.topology),
         assumptions=(*model.assumptions, *_padding_assumed(measured)),
-        notes=(*model.notes, *known.notes, *_padded_apart(network)),
+        notes=(*empty, *model.notes, *known.notes, *_padded_apart(network), *_empty(measured)),
         alarms=model.alarms,
-        layers=tuple(m.result for m in measured if isinstance(m.result, LayerResult)),
-        skipped=(
-            *(m.result for m in measured if isinstance(m.result, Skipped)),
-            *_opaque(network),
-            *(Skipped(u.name, u.kind, u.slug, u.reason) for u in model.unread),
-        ),
+        layers=layers,
+        skipped=skipped,
+        without_norm=normless.recurrent(network, wish),
+    )
+
+
+def _why_no_layer(network: Network, skipped: tuple[Skipped, ...]) -> str:
+    """Say what there is in the place of layers, and what can be asked instead."""
+    if skipped:
+        kinds = Counter(item.kind for item in skipped)
+        listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(_KINDS))
+        first = skipped[0]
+        return (
+            f"{NO_LAYER}: of what could have been one, {listed}, nothing has a number, as "
+            f"{first.name!r}: {first.reason}; lipaudit explain {first.slug} says what helps"
+        )
+    kinds = Counter(layerwise.kind(step) for step in network.steps)
+    if not kinds:
+        return f"{NO_LAYER}: the graph has no node"
+    listed = ", ".join(kind for kind, _ in kinds.most_common(_KINDS))
+    more = f" and {len(kinds) - _KINDS} other kinds" if len(kinds) > _KINDS else ""
+    return (
+        f"{NO_LAYER}: the graph has {listed}{more}, but no linear map with a stored weight, whose "
+        "norm could be limited; limit the whole network: lipaudit bound --max X, or max-bound in "
+        "a config"
     )
 
 
@@ -217,7 +287,18 @@ def _padding_assumed(measured: tuple[Measured, ...]) -> tuple[str, ...]:
     ]
     if not unstated:
         return ()
-    return ("convolutions pad with zeros or circularly, since the file does not say how they do",)
+    how = "with zeros, or circularly no farther than their kernel reaches"
+    return (f"convolutions pad {how}, since the file does not say how they do",)
+
+
+def _empty(measured: tuple[Measured, ...]) -> tuple[str, ...]:
+    """Name the layers that hold no number: their norm is 0, whatever goes in."""
+    names = [
+        item.result.name
+        for item in measured
+        if isinstance(item.result, LayerResult) and 0 in item.result.shape
+    ]
+    return (f"empty, without any item: {', '.join(names)}",) if names else ()
 
 
 def _padded_apart(network: Network) -> tuple[str, ...]:
@@ -234,12 +315,16 @@ def _padded_apart(network: Network) -> tuple[str, ...]:
     names = [
         layerwise.title(step)
         for step in network.steps
-        if step.node.op == "Conv" and modes.get(step.node.inputs[0], "constant") != "constant"
+        if step.node.op == "Conv" and modes.get(_first(step.node), "constant") != "constant"
     ]
     if not names:
         return ()
     text = "the norm is without the padding before it, a node of its own whose gain `bound` adds"
     return (f"{', '.join(names)}: {text}",)
+
+
+def _first(node: Node) -> str:
+    return next(iter(node.inputs), "")  # a malformed node has none
 
 
 def _opaque(network: Network) -> tuple[Skipped, ...]:

@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from lipaudit.analysis import propagate, ranges, samples, sampling
+from lipaudit.analysis import propagate, ranges, samples, sampling, witness
 from lipaudit.analysis.advice import advice
 from lipaudit.analysis.bounds import catalog
 from lipaudit.analysis.bounds.averaged import movements
 from lipaudit.analysis.bounds.base import Question
 from lipaudit.analysis.executed import executed
 from lipaudit.analysis.forward import Rows
-from lipaudit.analysis.layerwise import Measured
+from lipaudit.analysis.layerwise import Measured, Progress
 from lipaudit.analysis.linear_parts import linear_parts
 from lipaudit.analysis.propagate import StepGain, jointly
 from lipaudit.analysis.query import Query, Ranges
@@ -38,6 +38,9 @@ _UNKNOWN_GRAPH = (
 )
 
 
+_NO_WITNESS = (
+    "no input was found that the layers can run on, one after the other; give --input-shape"
+)
 _ROUNDING = 1e-9
 """By how much, relatively, a lower bound that was computed may pass a proved upper one."""
 
@@ -60,17 +63,31 @@ class Subject:
         return tuple(edge.name for edge in self.network.graph.outputs)
 
 
-def answered(report: ModelReport, subject: Subject, query: Query) -> ModelReport:
+def answered(
+    report: ModelReport, subject: Subject, query: Query, *, progress: Progress | None = None
+) -> ModelReport:
     """Return the report with the bound and everything else that was asked."""
     reasons = _unanswerable(subject)
     if reasons:
         return _with_bounds(report, (), None, reasons)
+    methods = catalog.registered()
+    stages = ("gains", *(method.name for method in methods), "lower bound")
+
+    def begin(stage: str) -> None:
+        if progress is not None:
+            progress(f"{stage} ({stages.index(stage) + 1} of {len(stages)})", 0, 0)
+
+    begin("gains")
     question = _question(subject, query)
-    asked = [method.bound(question) for method in catalog.registered()]
+    asked = []
+    for method in methods:
+        begin(method.name)
+        asked.append(method.bound(question))
     bounds = tuple(bound for bound in asked if bound is not None)
     lower = None
     # What stands between the layers of an assumed chain is not known, so it cannot be run.
-    if subject.model.topology is Topology.STATED:
+    if subject.model.topology is Topology.STATED and _fits(subject):
+        begin("lower bound")
         lower = sampling.largest_jacobian(
             subject.as_written,
             question.sources,
@@ -80,6 +97,10 @@ def answered(report: ModelReport, subject: Subject, query: Query) -> ModelReport
             enough=min((bound.measure.upper for bound in bounds), default=math.inf),
         )
     report = _with_bounds(report, bounds, lower, ())
+    if report.bound is not None and report.bound.measure.is_finite:
+        reasons = _without_function(subject)
+        if reasons:
+            return _with_bounds(report, (), None, reasons)
     return replace(
         report,
         pairs=_pairs(question),
@@ -87,9 +108,18 @@ def answered(report: ModelReport, subject: Subject, query: Query) -> ModelReport
     )
 
 
+def _fits(subject: Subject) -> bool:
+    """Tell whether the network can be run: no constant takes more memory than a layer may."""
+    constants = subject.as_written.graph.constants.values()
+    return all(8 * constant.items <= subject.compute.max_memory for constant in constants)
+
+
 def bounded(report: ModelReport, subject: Subject) -> ModelReport:
     """Return the report with every method's bound, without attacking it from below."""
     reasons = _unanswerable(subject)
+    if reasons:
+        return _with_bounds(report, (), None, reasons)
+    reasons = _without_function(subject)
     if reasons:
         return _with_bounds(report, (), None, reasons)
     question = _question(subject, Query())
@@ -173,7 +203,9 @@ def _unanswerable(subject: Subject) -> tuple[str, ...]:
     """Say why the question of a bound makes no sense for this model, if it makes none."""
     graph = subject.network.graph
     if subject.model.topology is Topology.UNKNOWN:
-        return (_UNKNOWN_GRAPH,)
+        folder = subject.model.folder
+        stated = folder is not None and (folder / "config.json").is_file()
+        return (_UNKNOWN_GRAPH.replace("give ", "give --hf, ", 1) if stated else _UNKNOWN_GRAPH,)
     if not graph.outputs:
         return ("the graph has no output",)
     if not graph.inputs:
@@ -182,6 +214,22 @@ def _unanswerable(subject: Subject) -> tuple[str, ...]:
         names = ", ".join(f"{edge.name!r} ({edge.dtype})" for edge in graph.inputs)
         return (f"no input is real-valued, so that none can move a little: {names}",)
     return ()
+
+
+def _without_function(subject: Subject) -> tuple[str, ...]:
+    """Say that no input was found which the layers could be run on, if none was.
+
+    What stands between the layers of an assumed chain is not known, so that they need not fit.
+    """
+    if subject.model.topology is not Topology.STATED:
+        return ()
+    shapes = subject.network.shapes
+    known = {
+        edge.name: shape
+        for edge in subject.network.graph.inputs
+        if (shape := shapes.get(edge.name)) is not None
+    }
+    return () if witness.exists(subject.as_written.graph, known) else (_NO_WITNESS,)
 
 
 def _gains(subject: Subject) -> tuple[StepGain, ...]:

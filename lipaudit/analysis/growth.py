@@ -43,6 +43,8 @@ def typical_growth(question: Question) -> Mapping[str, tuple[float, float]]:
 def _shares(question: Question, number: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Return the typical stretch of each signal, forward and backward; None where unknown."""
     step, gain = question.network.steps[number], question.gains[number]
+    if not step.signals:  # a layer of the file that the network does not reach
+        return (), ()
     if isinstance(step.layer, AbstractLinearLayer):
         known = question.expected.get(number)
         return None if known is None else ((known[0],), (known[1],))

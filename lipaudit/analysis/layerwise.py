@@ -8,25 +8,39 @@ import numpy as np
 import torch
 
 from lipaudit import globs
+from lipaudit.analysis import remembered, rounded_weights
+from lipaudit.analysis.remembered import Numbers, Question
 from lipaudit.device import Compute, ran_out_of_memory
-from lipaudit.enclosure import Enclosure, Rigor
-from lipaudit.errors import LipauditError
+from lipaudit.enclosure import Enclosure
+from lipaudit.errors import FileError, LipauditError, NotCertified
 from lipaudit.graph.constant import Constant
+from lipaudit.layers import matrix
 from lipaudit.layers.base import AbstractLinearLayer
 from lipaudit.layers.network import Network, Step
-from lipaudit.operators.base import AbstractLinearOperator, Norm
+from lipaudit.operators.base import Norm
 from lipaudit.operators.convolution import as_circular
 from lipaudit.operators.estimates import power_iteration
+from lipaudit.operators.scaling import in_double
 from lipaudit.operators.spectrum import Leading, Spectrum
 from lipaudit.results import LayerResult, Measure, Skipped, SpectrumSummary
 
 Progress = Callable[[str, float, int], None]
-"""Called with (layer name, how many are done, how many there are); a layer counts in parts."""
+"""Called with (layer name, how many are done, how many there are); a layer counts in parts.
+
+Behind the last layer every method that bounds the network is told as 0 of 0: nobody knows how
+long it takes."""
+
+Told = Callable[[LayerResult | Skipped], None]
+"""Called with each layer as soon as it and all before it are done; shares and ties come later."""
 
 Keep = Callable[[str, Spectrum], None]
 """Called with (layer name, all singular values that were computed): reports hold only a summary."""
 
 _WEIGHT = ".weight"
+_PIECE = 1 << 22
+"""Entries of a weight that are looked at in one go."""
+_FLOAT64 = 8
+"""Bytes of a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +55,8 @@ class Wish:
     """Steps of the power iteration to compare with; None: not wanted."""
     keep: Keep | None = None
     """Gets every spectrum as soon as it is known; None: not wanted."""
+    told: Told | None = None
+    """Gets every layer as soon as it is measured; None: not wanted."""
     enough: Mapping[str, float] = field(default_factory=dict)
     """First outputs of nodes -> upper ends of norms that need not be improved on."""
     places: frozenset[str] | None = None
@@ -61,6 +77,21 @@ class Measured:
     result: LayerResult | Skipped
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found of one layer: plain data, wherever it was measured."""
+
+    norm: Norm | None
+    result: LayerResult | Skipped
+    spectrum: Spectrum | None = None
+    """Where somebody wants all of it."""
+
+
+Elsewhere = Callable[[Sequence[str], Wish, Compute], Iterator[tuple[int, Found]]]
+"""Measures layers, given by their first outputs, on other machines or in other processes. Yields
+the index of each with what was found, in the order in which they get done."""
+
+
 def measure(
     network: Network,
     compute: Compute,
@@ -68,25 +99,83 @@ def measure(
     wish: Wish | None = None,
     ties: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> tuple[Measured, ...]:
     """Measure the linear layers, in the order of the graph."""
     wish = wish or Wish()
-    steps = [
-        (step, step.layer)
-        for step in network.steps
-        if isinstance(step.layer, AbstractLinearLayer) and wish.means(step)
+    steps = [step for step in network.steps if _is_meant(step, wish)]
+    if elsewhere is None:
+        found = _here(network, steps, compute, wish, progress)
+    else:
+        places = [step.node.outputs[0] for step in steps]
+        found = _shown(elsewhere(places, wish, compute), steps, progress)
+    measured = [
+        Measured(step, item.norm, item.result)
+        for step, item in zip(steps, _in_order(found, wish), strict=True)
     ]
-    measured = []
-    for count, (step, layer) in enumerate(steps):
-        if progress is not None:
-            progress(title(step), count, len(steps))
-            compute = replace(compute, tick=_within(progress, title(step), count, len(steps)))
-        enough = wish.enough.get(step.node.outputs[0])
-        local = compute if enough is None else replace(compute, enough=enough)
-        measured.append(_measure(network, step, layer, local, wish))
     if progress is not None and steps:
         progress("", len(steps), len(steps))
     return _with_shares(_with_ties(measured, ties or {}))
+
+
+def measure_place(network: Network, place: str, compute: Compute, wish: Wish) -> Found:
+    """Measure the one layer whose node has this first output."""
+    for step in network.steps:
+        if step.node.outputs[0] == place and isinstance(step.layer, AbstractLinearLayer):
+            return _measure(network, step, step.layer, _as_wished(compute, step, wish), wish)
+    raise LipauditError(f"there is no layer {place!r}", slug="place")
+
+
+def _is_meant(step: Step, wish: Wish) -> bool:
+    return isinstance(step.layer, AbstractLinearLayer) and wish.means(step)
+
+
+def _as_wished(compute: Compute, step: Step, wish: Wish) -> Compute:
+    enough = wish.enough.get(step.node.outputs[0])
+    return compute if enough is None else replace(compute, enough=enough)
+
+
+def _here(
+    network: Network,
+    steps: Sequence[Step],
+    compute: Compute,
+    wish: Wish,
+    progress: Progress | None,
+) -> Iterator[tuple[int, Found]]:
+    """Measure one layer after the other in this process."""
+    for count, step in enumerate(steps):
+        if progress is not None:
+            progress(title(step), count, len(steps))
+            compute = replace(compute, tick=_within(progress, title(step), count, len(steps)))
+        local = _as_wished(compute, step, wish)
+        if isinstance(step.layer, AbstractLinearLayer):
+            yield count, _measure(network, step, step.layer, local, wish)
+
+
+def _shown(
+    found: Iterator[tuple[int, Found]], steps: Sequence[Step], progress: Progress | None
+) -> Iterator[tuple[int, Found]]:
+    """Pass on what is found, and tell how much is done."""
+    for done, (index, item) in enumerate(found, 1):
+        if progress is not None:
+            progress(title(steps[index]), done, len(steps))
+        yield index, item
+
+
+def _in_order(found: Iterator[tuple[int, Found]], wish: Wish) -> Iterator[Found]:
+    """Bring what is found into the order of the graph, and tell those who want to know."""
+    early: dict[int, Found] = {}
+    due = 0
+    for index, item in found:
+        early[index] = item
+        while due in early:
+            ready = early.pop(due)
+            if wish.keep is not None and ready.spectrum is not None:
+                wish.keep(ready.result.name, ready.spectrum)
+            if wish.told is not None:
+                wish.told(ready.result)
+            yield ready
+            due += 1
 
 
 def _within(progress: Progress, name: str, before: int, total: int) -> Callable[[float], None]:
@@ -121,9 +210,26 @@ def matches(name: str, glob: str | None) -> bool:
 
 def _measure(
     network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute, wish: Wish
-) -> Measured:
+) -> Found:
+    shape = network.signal_shapes(step)[0] if step.signals else None
+    if shape is not None and _FLOAT64 * math.prod(shape) > compute.max_memory:
+        shape = None  # a file may declare an input of any size: then what holds for every one
+    question = Question(
+        layer, tuple(step.constants.values()), shape, wish.circular, wish.power_steps
+    )
+    whole: list[Spectrum] = []
+    if wish.keep is not None:
+        # Of a whole spectrum only a summary is remembered.
+        compute = replace(compute, cache=None)
+
+    def found(compute: Compute) -> Numbers:
+        _check(step, layer, compute)
+        return _numbers(question, compute, whole.append)
+
     try:
-        return _unfit(step, layer) or _numbers(network, step, layer, compute, wish)
+        numbers = remembered.numbers(question, compute, found)
+    except FileError:  # its values are found to be damaged when they are read
+        raise
     except LipauditError as error:
         return _unmeasured(step, error.slug, error.cause)
     except (RuntimeError, MemoryError) as error:
@@ -131,35 +237,62 @@ def _measure(
             raise
         reason = "this machine has not enough memory for the layer"
         return _unmeasured(step, "memory", reason)
+    return _found(step, layer, numbers, whole[0] if wish.keep is not None and whole else None)
 
 
-def _unfit(step: Step, layer: AbstractLinearLayer) -> Measured | None:
-    """Say what keeps the layer's constants from being looked at, None for nothing."""
+def _check(step: Step, layer: AbstractLinearLayer, compute: Compute) -> None:
+    """Raise where the layer's constants are nothing that could be measured."""
+    constants = [*layer.weights(), *step.constants.values()]
+    largest = max(constants, key=lambda constant: constant.items)
+    in_pieces = layer.is_read_in_pieces and largest is layer.weights()[0]
+    taken = matrix.room(largest, in_pieces=in_pieces)
+    if taken > compute.max_memory:
+        raise NotCertified(
+            f"{largest.name!r} takes {taken:,} bytes{'' if in_pieces else ' in float64'}, over "
+            f"--max-memory ({compute.max_memory:,} bytes)",
+            slug="memory",
+        )
     try:
-        problem = non_finite([*layer.weights(), *step.constants.values()])
+        problem = non_finite(constants)
     except TypeError as error:  # `Constant.read`: a dtype that torch has no name for
-        return _unmeasured(step, "dtype", str(error))
-    return _unmeasured(step, "non-finite", problem) if problem else None
+        raise NotCertified(str(error), slug="weight-type") from error
+    if problem:
+        raise NotCertified(problem, slug="non-finite")
 
 
-def _numbers(
-    network: Network, step: Step, layer: AbstractLinearLayer, compute: Compute, wish: Wish
-) -> Measured:
-    weights = layer.weights()
-    shape = network.signal_shapes(step)[0] if step.signals else None
-    operator = layer.operator(shape, _with_room(compute, weights[0]))
-    if wish.circular:
+def _numbers(question: Question, compute: Compute, keep: Callable[[Spectrum], None]) -> Numbers:
+    weight = question.layer.weights()[0]
+    operator = question.layer.operator(question.shape, rounded_weights.with_room(compute, weight))
+    if question.circular:
         operator = as_circular(operator)
-    norm = _widened(operator.norm(), weights[0])
+    norm = rounded_weights.widened(operator.norm(), weight)
     spectrum = operator.spectrum() if compute.full_spectra else None
-    spectrum = _loosened(spectrum, weights[0])
-    if wish.keep is not None and spectrum is not None:
-        wish.keep(title(step), spectrum)
-    leading = _trusted_leading(operator, weights[0]) if compute.full_spectra else None
+    spectrum = rounded_weights.loosened(spectrum, weight)
+    if spectrum is not None:
+        keep(spectrum)
+    leading = rounded_weights.trusted_leading(operator, weight) if compute.full_spectra else None
     norm = _at_least(norm, leading)
     estimate = None
-    if wish.power_steps is not None:
-        estimate = power_iteration(operator, wish.power_steps)
+    if question.power_steps is not None:
+        estimate = power_iteration(operator, question.power_steps)
+    return Numbers(
+        in_shape=operator.in_shape,
+        out_shape=operator.out_shape,
+        norm=norm,
+        reshaped_norm=operator.reshaped_norm(),
+        frobenius=operator.frobenius(),
+        spectrum=_summary(spectrum) if spectrum is not None else None,
+        leading=leading.values if leading is not None else (),
+        leading_method=leading.method if leading is not None else "",
+        power_iteration=estimate,
+    )
+
+
+def _found(
+    step: Step, layer: AbstractLinearLayer, numbers: Numbers, spectrum: Spectrum | None
+) -> Found:
+    """Put the names to the numbers."""
+    weights = layer.weights()
     result = LayerResult(
         name=title(step),
         kind=kind(step),
@@ -168,21 +301,21 @@ def _numbers(
         dtype=weights[0].dtype,
         parameters=sum(weight.items for weight in weights),
         geometry=dict(layer.geometry()),
-        in_shape=operator.in_shape,
-        out_shape=operator.out_shape,
-        norm=Measure.of(norm.enclosure, norm.method),
-        reshaped_norm=operator.reshaped_norm(),
-        frobenius=operator.frobenius(),
-        spectrum=_summary(spectrum) if spectrum is not None else None,
-        leading=leading.values if leading is not None else (),
-        leading_method=leading.method if leading is not None else "",
-        power_iteration=estimate,
+        in_shape=numbers.in_shape,
+        out_shape=numbers.out_shape,
+        norm=Measure.of(numbers.norm.enclosure, numbers.norm.method),
+        reshaped_norm=numbers.reshaped_norm,
+        frobenius=numbers.frobenius,
+        spectrum=numbers.spectrum,
+        leading=numbers.leading,
+        leading_method=numbers.leading_method,
+        power_iteration=numbers.power_iteration,
     )
-    return Measured(step, norm, result)
+    return Found(numbers.norm, result, spectrum)
 
 
-def _unmeasured(step: Step, slug: str, reason: str) -> Measured:
-    return Measured(step, None, Skipped(title(step), kind(step), slug, reason))
+def _unmeasured(step: Step, slug: str, reason: str) -> Found:
+    return Found(None, Skipped(title(step), kind(step), slug, reason))
 
 
 def non_finite(constants: Sequence[Constant], *, infinity: bool = True) -> str:
@@ -192,13 +325,17 @@ def non_finite(constants: Sequence[Constant], *, infinity: bool = True) -> str:
     that only weights and biases must be without them.
     """
     for weight in constants:
-        values = weight.read()
-        if not values.is_floating_point():
+        stored = weight.read()
+        if not stored.is_floating_point() and not stored.is_complex():
             continue
-        nan = torch.isnan(values.to(torch.float64))
-        unfit = nan | torch.isinf(values.to(torch.float64)) if infinity else nan
-        if bool(unfit.any()):
-            nans, bad = int(nan.sum()), int(unfit.sum())
+        nans = bad = 0
+        # In pieces: the largest layer of a large checkpoint is as large as memory allows.
+        for piece in torch.split(stored.flatten(), _PIECE):
+            part = in_double(piece)  # of the small types torch knows no NaN
+            unknown = int(part.isnan().sum())
+            nans += unknown
+            bad += unknown + (int((part.isinf() & ~part.isnan()).sum()) if infinity else 0)
+        if bad:
             what = "NaN" if nans == bad else "infinite" if nans == 0 else "NaN or infinite"
             return f"{weight.name!r}: {bad:,} of {weight.items:,} values are {what}"
     return ""
@@ -211,60 +348,6 @@ def _at_least(norm: Norm, leading: Leading | None) -> Norm:
         return norm
     lower = min(Enclosure.exactly(leading.values[0]).lo, known.hi)
     return replace(norm, enclosure=Enclosure(lower, known.hi, known.rigor))
-
-
-def _widened(norm: Norm, weight: Constant) -> Norm:
-    """Let the enclosure cover the rounding of a weight that was computed, not stored."""
-    slack = _slack(weight)
-    if slack is None:
-        known = norm.enclosure
-        least = min(known.rigor, Rigor.NUMERICAL)
-        return replace(norm, enclosure=Enclosure(known.lo, known.hi, least))
-    return replace(norm, enclosure=norm.enclosure.widened(slack)) if slack.hi else norm
-
-
-def _with_room(compute: Compute, weight: Constant) -> Compute:
-    """Let what is enough leave room for what the rounding of a computed weight will add."""
-    if compute.enough is None or weight.entry_error == 0:
-        return compute
-    slack = _slack(weight)
-    left = 0.0 if slack is None else compute.enough - slack.upper * (1.0 + 2.0**-50)
-    return replace(compute, enough=left if left > 0 else None)
-
-
-def _loosened(spectrum: Spectrum | None, weight: Constant) -> Spectrum | None:
-    """Let the radius of a spectrum cover it likewise (Weyl's inequality)."""
-    if spectrum is None or spectrum.rigor is not Rigor.PROVED:
-        return spectrum
-    slack = _slack(weight)
-    if slack is None:
-        return replace(spectrum, rigor=Rigor.NUMERICAL, radius=0.0, accuracy=spectrum.radius)
-    radius = slack.plus(Enclosure.exactly(spectrum.radius)).upper if slack.hi else spectrum.radius
-    return replace(spectrum, radius=radius)
-
-
-def _slack(weight: Constant) -> Enclosure | None:
-    """Bound by how much a rounded weight moves the operator; None where nobody can.
-
-    If every entry is off by at most ε relatively, the operator is off by a convolution whose
-    taps E_p have |E_p| <= ε|K_p|; its norm is at most Σ_p ‖E_p‖_F <= ε √taps ‖K‖_F.
-    Without such an ε (the weight is a sum that was folded) nothing is proved.
-    """
-    if weight.entry_error == 0:
-        return Enclosure.exactly(0)
-    if math.isinf(weight.entry_error):
-        return None
-    taps = math.prod(weight.shape[2:])
-    values = weight.values().abs()
-    # Σ|w| >= ‖K‖_F, and the factor 2 covers its own rounding and ε relative to the computed.
-    return Enclosure.exactly(2 * weight.entry_error * taps).times(
-        Enclosure.exactly(float(values.sum()))
-    )
-
-
-def _trusted_leading(operator: AbstractLinearOperator, weight: Constant) -> Leading | None:
-    """Return the leading values, unless they are those of a weight that is itself rounded."""
-    return operator.leading() if weight.entry_error == 0 else None
 
 
 def _summary(spectrum: Spectrum) -> SpectrumSummary:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lipaudit.analysis.layerwise import non_finite
+from lipaudit.analysis.normless import unfit
 from lipaudit.enclosure import (
     ONE,
     ZERO,
@@ -59,11 +59,15 @@ def _step_gain(network: Network, step: Step, norm: Norm | str | None) -> StepGai
     discrete = _discrete_output(network, step)
     if discrete:
         return Unbounded("discontinuous", discrete)
-    broken = non_finite(tuple(step.constants.values()), infinity=False)
+    broken = unfit(network, step)
     if broken:
         return Unbounded("non-finite", broken)
     if isinstance(layer, AbstractGainLayer):
-        return layer.gain(network.signal_shapes(step))
+        try:
+            return layer.gain(network.signal_shapes(step))
+        except (RuntimeError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+            # Axes or positions that its signals do not have, where no shape was inferred.
+            return Unbounded("shape", f"it does not fit its signals: {error}")
     return Unbounded("needs-shape", "its result is the shape of a signal, which is not known")
 
 

@@ -16,7 +16,9 @@ from lipaudit.layers.execution import load
 from lipaudit.layers.network import Network, Step
 from lipaudit.layers.values import MOST_TERMS, SLACK, Values, at_least, enclosing
 
-_BROKEN = (LipauditError, RuntimeError, ValueError, TypeError, IndexError, KeyError)
+_BROKEN = (
+    LipauditError, RuntimeError, ValueError, TypeError, IndexError, KeyError, ZeroDivisionError
+)  # fmt: skip
 """An operation that does not run on such values bounds nothing."""
 
 

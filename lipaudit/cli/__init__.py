@@ -13,10 +13,11 @@ from lipaudit.cli import (  # isort: skip - the order of `--help`
     explain,
     rules,
     schema,
+    cache,
     doctor,
 )
 from lipaudit.cli.app import app
 
-COMMANDS = (inspect, bound, clip, check, diff, explain, rules, schema, doctor)
+COMMANDS = (inspect, bound, clip, check, diff, explain, rules, schema, cache, doctor)
 
 __all__ = ["COMMANDS", "app"]

@@ -34,6 +34,7 @@ def audit(
     """
     from dataclasses import replace  # noqa: PLC0415 - keeps `--help` instant
 
+    from lipaudit.formats.source import opened  # noqa: PLC0415 - the same
     from lipaudit.gates.judge import judge  # noqa: PLC0415 - the same
     from lipaudit.results import Failure  # noqa: PLC0415 - the same
 
@@ -45,6 +46,7 @@ def audit(
         for path in paths:
             try:
                 with streams.about(path):
+                    opened(path)  # what is missing is said before torch is imported
                     reports.append(examine(path, shown.of(path)))
             except LipauditError as error:
                 streams.complain(error)

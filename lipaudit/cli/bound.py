@@ -1,13 +1,15 @@
 """`lipaudit bound`: the whole network bounded."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lipaudit.cli import auditing, options, streams
+from lipaudit.cli import auditing, options, remembering
 from lipaudit.cli.app import app
+from lipaudit.cli.machine import Machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lipaudit.archive import Archive
     from lipaudit.results import Report
 
 
@@ -28,6 +30,7 @@ def bound(
     eps: options.Eps = None,
     spectra: options.AddedSpectra = None,
     model: options.Model = None,
+    hf: options.Hf = False,
     report_format: options.Format = "table",
     output: options.Output = None,
     reports: options.Reports = None,
@@ -35,10 +38,13 @@ def bound(
     force: options.Force = False,
     device: options.Device = "auto",
     max_memory: options.Memory = None,
+    workers: options.Workers = None,
+    scheduler: options.Scheduler = None,
+    cache: remembering.Cache = None,
+    no_cache: remembering.NoCache = False,
 ) -> None:
     """Bound the Lipschitz constant (l2) of the whole network."""
-    from lipaudit import api  # noqa: PLC0415 - torch is imported only when a command runs
-    from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - the same
+    from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - keeps `--help` instant
     from lipaudit.gates.policy import Policy  # noqa: PLC0415 - the same
     from lipaudit.report.base import Choice  # noqa: PLC0415 - the same
 
@@ -47,38 +53,47 @@ def bound(
         max_norm=options.limit(max_norm, "--max-norm"),
         accept_assumed=assume_sequential,
     )
-    shape = options.input_shape(input_shape)
-    spans = options.input_ranges(input_range)
-    room = options.memory(max_memory)
+    read = () if data is None else (data,)
     delivery = Delivery(
-        report_format,
-        output,
-        force,
-        tuple(reports or ()),
-        github_summary,
-        sources=() if data is None else (data,),
+        report_format, output, force, tuple(reports or ()), github_summary, sources=read
     )
-    # The page draws them; the other formats show the bound alone.
-    drawn = "html" in delivery.formats if spectra is None else spectra
+    asked: dict[str, Any] = {
+        "input_shape": options.input_shape(input_shape),
+        "start": start,
+        "end": end,
+        "input_range": options.input_ranges(input_range),
+        "executed": executed,
+        "input_radius": input_radius,
+        "data": data,
+        "eps": tuple(eps or ()),
+        "limit": policy.max_bound,
+        # The page draws them; the other formats show the bound alone.
+        "spectra": "html" in delivery.formats if spectra is None else spectra,
+        "max_memory": options.memory(max_memory),
+    }
+    store = remembering.opened(cache, off=no_cache)
+    kept = None
+    if model is None and not hf:  # own code and another package are no data
+        kept = remembering.archive(store, device, {"bound": asked}, read)
+    with Machine(device, store, workers, scheduler) as machine:
+        audit = _auditor(asked, kept, machine, {"model": model, "hf": hf})
+        auditing.audit(paths, audit, policy, Choice(), delivery)
+
+
+def _auditor(
+    asked: dict[str, Any], kept: "Archive | None", machine: Machine, graph: dict[str, Any]
+) -> "Callable[[str, Callable[[str, float, int], None] | None], Report]":
+    """Return what audits one model by its path; `graph` says where its graph comes from."""
 
     def audit(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
-        return api.bound(
-            path,
-            input_shape=shape,
-            model=model,
-            start=start,
-            end=end,
-            input_range=spans,
-            executed=executed,
-            input_radius=input_radius,
-            data=data,
-            eps=tuple(eps or ()),
-            limit=policy.max_bound,
-            spectra=drawn,
-            device=device,
-            max_memory=room,
-            progress=progress,
-            warn=streams.warn,
-        )
+        def anew(warn: remembering.Warn) -> "tuple[Report, remembering.Files]":
+            from lipaudit import api  # noqa: PLC0415 - torch is imported only where it is needed
 
-    auditing.audit(paths, audit, policy, Choice(), delivery)
+            source = api.load(path, input_shape=asked["input_shape"], **graph)
+            beside = machine.settings()
+            report = api.bound(source, **asked, **beside, progress=progress, warn=warn)
+            return report, source.fingerprints
+
+        return remembering.audited(kept, path, anew)
+
+    return audit

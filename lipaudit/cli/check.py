@@ -2,17 +2,19 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipaudit.cli import auditing, options, streams
+from lipaudit.cli import auditing, options, remembering, streams
 from lipaudit.cli.app import app
-from lipaudit.errors import ExitCode, UsageError, WriteRefused
+from lipaudit.cli.machine import Machine
+from lipaudit.errors import UsageError, WriteRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from lipaudit.comparison import Snapshot
     from lipaudit.gates.config import Config
     from lipaudit.gates.orders import Order
     from lipaudit.results import Report
@@ -140,24 +142,19 @@ def check(
     force: options.Force = False,
     device: Device = None,
     max_memory: Memory = None,
+    workers: options.Workers = None,
+    scheduler: options.Scheduler = None,
+    cache: remembering.Cache = None,
+    no_cache: remembering.NoCache = False,
 ) -> None:
     """Hold the models of a config against its limits."""
-    from dataclasses import replace  # noqa: PLC0415 - keeps `--help` instant
-
-    from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - the same
-    from lipaudit.gates import config_file as files  # noqa: PLC0415 - the same
-    from lipaudit.gates.config import Config, Settings  # noqa: PLC0415 - the same
+    from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - keeps `--help` instant
+    from lipaudit.gates.config import Settings  # noqa: PLC0415 - the same
     from lipaudit.gates.orders import orders  # noqa: PLC0415 - the same
     from lipaudit.report.base import Choice  # noqa: PLC0415 - the same
 
     _check_variables(context)
-    config = files.load(config_file) or Config()
-    config = replace(
-        config,
-        baseline=baseline or config.baseline,
-        device=device or config.device,
-        max_memory=options.memory(max_memory) or config.max_memory,
-    )
+    config = _config(config_file, baseline, device, options.memory(max_memory))
     overrides = Settings(
         max_bound=options.limit(max_bound, "--max"),
         max_norm=options.limit(max_norm, "--max-norm"),
@@ -167,52 +164,103 @@ def check(
         model=model,
         assume_sequential=assume_sequential,
     )
-    target = _target(config, force=force) if write_baseline else None
     work = orders(
         config, paths=tuple(models or ()), overrides=overrides, write_baseline=write_baseline
     )
-    delivery = Delivery(
-        report_format,
-        output,
-        force,
-        tuple(reports or ()),
-        github_summary,
-        taken=() if target is None else (target,),
-        sources=tuple(file for file in (config.file, config.baseline) if file),
-    )
-    examine, found = _examiner(config, work, spectra="html" in delivery.formats)
     paths = [order.path for order in work]
+    target = _target(config, paths, force=force) if write_baseline else None
+    kept = _kept(target) if target is not None and models else {}
+    taken = () if target is None else (target,)
+    read = tuple(file for file in (config.file, config.baseline) if file)
+    others = tuple(reports or ())
+    delivery = Delivery(
+        report_format, output, force, others, github_summary, taken=taken, sources=read
+    )
+    store = remembering.opened(cache, off=no_cache, configured=config.cache)
     policies = {order.path: order.policy for order in work}
-    try:
-        auditing.audit(paths, examine, policies, Choice(), delivery)
-    except typer.Exit as done:
-        if target is not None and done.exit_code != ExitCode.ERROR:
-            _write_baseline(found, paths, target, partly=bool(models))
-        raise
+    found: list[Report] = []
+
+    def keep(report: "Report") -> None:
+        if target is not None and not report.failures:
+            _write_baseline(found, paths, target, kept)
+
+    with Machine(config.device or "auto", store, workers, scheduler) as machine:
+        drawn = "html" in delivery.formats
+        examine = _examiner(work, found, machine, config.max_memory, spectra=drawn)
+        auditing.audit(paths, examine, policies, Choice(), delivery, also=keep)
+
+
+def _config(
+    file: str | None, baseline: str | None, device: str | None, max_memory: int | None
+) -> "Config":
+    """Return the config, under what the command line says for all models."""
+    from dataclasses import replace  # noqa: PLC0415 - keeps `--help` instant
+
+    from lipaudit.gates import config_file  # noqa: PLC0415 - the same
+    from lipaudit.gates.config import Config  # noqa: PLC0415 - the same
+
+    config = config_file.load(file) or Config()
+    return replace(
+        config,
+        baseline=baseline or config.baseline,
+        device=device or config.device,
+        max_memory=max_memory or config.max_memory,
+    )
 
 
 def _examiner(
-    config: "Config", work: "Sequence[Order]", *, spectra: bool
-) -> "tuple[Callable[[str, Callable[[str, float, int], None] | None], Report], list[Report]]":
-    """Return what audits one model by its path, and the list in which it keeps the reports."""
-    from lipaudit import api  # noqa: PLC0415 - torch is imported only when a command runs
-
+    work: "Sequence[Order]",
+    reports: "list[Report]",
+    machine: Machine,
+    max_memory: int | None,
+    *,
+    spectra: bool,
+) -> "Callable[[str, Callable[[str, float, int], None] | None], Report]":
+    """Return what audits one model by its path, and keeps the reports in the list."""
     by_path = {order.path: order for order in work}
-    reports: list[Report] = []
 
     def examine(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
-        report = api.examine(
-            by_path[path],
-            device=config.device or "auto",
-            max_memory=config.max_memory,
-            spectra=spectra,  # the page draws them; no gate needs them
-            progress=progress,
-            warn=streams.warn,
-        )
-        reports.append(report)
-        return report
+        order = by_path[path]
 
-    return examine, reports
+        def anew(warn: remembering.Warn) -> "tuple[Report, remembering.Files]":
+            from lipaudit import api  # noqa: PLC0415 - torch is imported only where it is needed
+
+            settings = order.settings
+            graph: dict[str, Any] = {"model": settings.model, "hf": bool(settings.hf)}
+            source = api.load(path, input_shape=settings.input_shape, **graph)
+            report = api.examine(
+                order,
+                source=source,
+                max_memory=max_memory,
+                spectra=spectra,  # the page draws them; no gate needs them
+                progress=progress,
+                warn=warn,
+                **machine.settings(),
+            )
+            return report, source.fingerprints
+
+        kept = None
+        if order.settings.model is None and not order.settings.hf:  # own code is no data
+            asked = {**_measured(order), "spectra": spectra, "max_memory": max_memory}
+            kept = remembering.archive(machine.store, machine.device, {"check": asked})
+        reports.append(remembering.audited(kept, path, anew))
+        return reports[-1]
+
+    return examine
+
+
+def _measured(order: "Order") -> dict[str, Any]:
+    """Return what of an order has to do with the report; the rest judges it."""
+    settings = order.settings
+    return {
+        "bound": order.needs_bound,
+        "input_shape": settings.input_shape,
+        "input_range": settings.input_range,
+        "executed": settings.executed,
+        "input_radius": settings.input_radius,
+        "limit": settings.max_bound,
+        "constants": settings.constants,
+    }
 
 
 def _check_variables(context: typer.Context) -> None:
@@ -225,9 +273,10 @@ def _check_variables(context: typer.Context) -> None:
             streams.warn(f"{name} is no variable of lipaudit check; {suggestion(name, known)}")
 
 
-def _target(config: "Config", *, force: bool) -> str:
+def _target(config: "Config", paths: "Sequence[str]", *, force: bool) -> str:
     """Return where the baseline is to be written; refuse to write over anything else."""
-    from lipaudit.gates import baseline  # noqa: PLC0415 - keeps `--help` instant
+    from lipaudit.cli.delivery import check_output  # noqa: PLC0415 - keeps `--help` instant
+    from lipaudit.gates import baseline  # noqa: PLC0415 - the same
 
     target = config.baseline or str(Path(config.folder) / baseline.FILE)
     if os.path.lexists(target) and not force and not baseline.is_baseline(target):
@@ -241,13 +290,24 @@ def _target(config: "Config", *, force: bool) -> str:
         raise WriteRefused("is the config itself", slug="write-input", path=target)
     if not Path(target).absolute().parent.is_dir():
         raise UsageError("its folder does not exist", slug="baseline-folder", path=target)
+    check_output(target, paths, force=True)
     return target
 
 
+def _kept(target: str) -> "Mapping[str, Snapshot]":
+    """Return what a baseline of which only some models are written anew knows."""
+    from lipaudit.gates import baseline  # noqa: PLC0415 - keeps `--help` instant
+
+    return baseline.read(target) if os.path.lexists(target) else {}
+
+
 def _write_baseline(
-    reports: "Sequence[Report]", paths: "Sequence[str]", target: str, *, partly: bool
+    reports: "Sequence[Report]",
+    paths: "Sequence[str]",
+    target: str,
+    kept: "Mapping[str, Snapshot]",
 ) -> None:
-    """Write what was measured; of some models only, beside what the baseline knows of others."""
+    """Write what was measured, beside what is kept of other models."""
     from lipaudit.cli.delivery import deliver  # noqa: PLC0415 - keeps `--help` instant
     from lipaudit.comparison import Snapshot  # noqa: PLC0415 - the same
     from lipaudit.gates import baseline  # noqa: PLC0415 - the same
@@ -257,6 +317,5 @@ def _write_baseline(
     for snapshot in snapshots:
         if snapshot.bound is None or not snapshot.bound.is_finite:
             streams.warn(f"{snapshot.path}: no finite bound; the baseline holds only its layers")
-    kept = baseline.read(target) if partly and os.path.lexists(target) else {}
     written = baseline.text(snapshots, target, __version__, kept=kept)
     deliver(written, target, inputs=paths, force=True)

@@ -62,14 +62,17 @@ def clip(
     max_memory: options.Memory = None,
 ) -> None:
     """Write a copy whose layers, or which as a whole, provably meet a limit."""
-    from lipaudit import api  # noqa: PLC0415 - torch is imported only when a command runs
-    from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - the same
+    from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - keeps `--help` instant
+    from lipaudit.formats.source import opened  # noqa: PLC0415 - the same
 
     delivery = Delivery(
         report_format, None, force, tuple(reports or ()), github_summary, taken=(output,)
     )
     delivery.check([path])
     with meter(1) as shown, streams.about(path):
+        opened(path)
+        from lipaudit import api  # noqa: PLC0415 - torch is imported only for a file that is there
+
         report = api.clip(
             path,
             output=output,

@@ -44,17 +44,18 @@ class Delivery:
         """All formats that are wanted."""
         return frozenset(name for name, _ in self._targets())
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether stdout gets records one by one, so that some may come before the report."""
+        return self.report_format == "jsonl" and self.output is None
+
     def check(self, inputs: Sequence[str]) -> None:
         """Raise if a format is unknown or a target cannot be written; `inputs` are the models."""
         streams.check_format(self.report_format)
         seen = {_place(path) for path in self.taken}
         for _, target in self._targets():
             if _place(target) in seen:
-                raise UsageError(
-                    f"two outputs go to {target!r}",
-                    slug="report-twice",
-                    hint="give each its own file",
-                )
+                raise self._twice(target)
             seen.add(_place(target))
             check_output(target, (*inputs, *self.sources), force=self.force)
         if self.github_summary:
@@ -65,6 +66,19 @@ class Delivery:
                     slug="github-summary",
                     hint="it is GitHub's own file; leave the variable as it is",
                 )
+
+    def _twice(self, target: str) -> UsageError:
+        """Return what is said where two outputs would go to one place."""
+        if target != _STDOUT:
+            return UsageError(
+                f"two outputs go to {target!r}", slug="report-twice", hint="give each its own file"
+            )
+        names = [name for name, place in self._targets() if place == _STDOUT]
+        return UsageError(
+            f"{len(names)} reports ({', '.join(names)}) go to standard output",
+            slug="report-twice",
+            hint="print one with -f FORMAT, and name a file for each other",
+        )
 
     def send(self, inputs: Sequence[str], render: "Callable[[Reporter, Canvas], str]") -> None:
         """Write every report: first the files, whole; then the job summary; then stdout."""
@@ -143,7 +157,8 @@ def _summary_file() -> Path:
     """Return where GitHub reads the job summary."""
     name = os.environ.get(_SUMMARY, "")
     path = Path(name)
-    if not name or not path.absolute().parent.is_dir() or path.is_dir():
+    writable = os.access(path if path.exists() else path.absolute().parent, os.W_OK)
+    if not name or not path.absolute().parent.is_dir() or path.is_dir() or not writable:
         cause = f"{_SUMMARY} names no file that can be written" if name else f"no {_SUMMARY} is set"
         raise UsageError(
             cause,
@@ -163,11 +178,7 @@ def _append(path: Path, text: str) -> None:
         streams.warn("the job summary takes one megabyte: its last lines were left out")
         data = data[: max(room, 0)]
         data = data[: data.rfind(b"\n") + 1]
-    try:
-        with path.open("ab") as out:
-            out.write(data)
-    except OSError as error:
-        raise outputs.refused(path, error) from error
+    outputs.append(path, data)
 
 
 def _ended(text: str) -> str:

@@ -1,10 +1,11 @@
 """`lipaudit doctor`: whether this installation can prove anything, and what it runs on."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lipaudit.cli import streams
+from lipaudit.cli import remembering, streams
 from lipaudit.cli.app import app
 from lipaudit.cli.delivery import deliver
 from lipaudit.errors import ExitCode, LipauditError, worst
@@ -31,7 +32,7 @@ def doctor(
     trials = health.trials(devices.choose("cpu"))
     if not chosen.on_cpu:
         trials += health.trials(chosen)
-    config, code = _config()
+    config, code, cache = _config()
     versions = health.versions()
     codes = [code]
     codes += [ExitCode.ERROR] if None in versions.values() else []
@@ -44,6 +45,9 @@ def doctor(
         "machine": health.machine(),
         "linear algebra": health.algebra(),
         "config": config,
+        "cache": remembering.state(
+            remembering.opened(os.environ.get(remembering.VARIABLE), configured=cache)
+        ),
         "trials": [asdict(trial) for trial in trials],
         "exit_code": int(worst(codes)),
     }
@@ -54,17 +58,19 @@ def doctor(
     raise typer.Exit(found["exit_code"])
 
 
-def _config() -> tuple[dict[str, Any], ExitCode]:
-    """Return which config counts here, and whether it can be read."""
+def _config() -> tuple[dict[str, Any], ExitCode, str | None]:
+    """Return which config counts here, whether it can be read, and the cache it names."""
     from lipaudit.gates import config_file  # noqa: PLC0415 - keeps `--help` instant
 
     try:
         config = config_file.load()
     except LipauditError as error:
-        return {"file": error.path or None, "problem": str(error)}, error.exit_code
+        return {"file": error.path or None, "problem": str(error)}, error.exit_code, None
     except OSError as error:  # the working directory is gone, or may not be read
-        return {"file": None, "problem": f"cannot be looked for: {error}"}, ExitCode.ERROR
-    return {"file": config.file if config is not None else None, "problem": None}, ExitCode.OK
+        return {"file": None, "problem": f"cannot be looked for: {error}"}, ExitCode.ERROR, None
+    if config is None:
+        return {"file": None, "problem": None}, ExitCode.OK, None
+    return {"file": config.file, "problem": None}, ExitCode.OK, config.cache
 
 
 def _drawn(found: "Mapping[str, Any]", extras: "Mapping[str, str]") -> str:
@@ -82,6 +88,7 @@ def _drawn(found: "Mapping[str, Any]", extras: "Mapping[str, str]") -> str:
     rows += list(_machine(found["machine"]))
     config = found["config"]
     rows.append(("config", config["problem"] or config["file"] or "none from here upward"))
+    rows.append(("cache", remembering.described(found["cache"])))
     for name, text in rows:
         page.say(f"{name}: {safe(text)}")
     page.gap()

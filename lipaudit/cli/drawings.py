@@ -29,7 +29,6 @@ class Drawings:
     def check(self, *, spectra: bool) -> None:
         """Refuse what cannot be written before any work is done."""
         from lipaudit.formats import outputs  # noqa: PLC0415 - keeps `--help` instant
-        from lipaudit.report import plot_files  # noqa: PLC0415 - the same
 
         if self._export is not None:
             if not spectra:
@@ -40,6 +39,8 @@ class Drawings:
                 )
             outputs.check(self._export, self._models, force=self._force)
         if self._plots is not None:
+            from lipaudit.report import plot_files  # noqa: PLC0415 - keeps errors instant
+
             plot_files.check_kind(self._kind)
             for name in plot_files.names(len(self._models), self._kind):
                 if self._plots.is_dir():
@@ -48,11 +49,11 @@ class Drawings:
     @property
     def targets(self) -> tuple[str, ...]:
         """What is going to be written: no report may go there as well."""
-        from lipaudit.report import plot_files  # noqa: PLC0415 - keeps `--help` instant
-
         export = () if self._export is None else (str(self._export),)
         if self._plots is None:
             return export
+        from lipaudit.report import plot_files  # noqa: PLC0415 - keeps errors instant
+
         names = plot_files.names(len(self._models), self._kind)
         return (*export, *(str(self._plots / name) for name in names))
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from lipaudit.cli import streams
 from lipaudit.report.text import short
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Show = Callable[[str, float, int], None]
-"""Called with (layer name, how many are done, how many there are); a layer counts in parts."""
+"""Called with (layer name, how many are done, how many there are); a layer counts in parts, and
+what is no layer as 0 of 0."""
 
 
 class Meter:
@@ -34,16 +36,24 @@ class Meter:
         # Each model has its own clock: the time left is guessed from its own layers.
         for old in bar.task_ids:
             bar.remove_task(old)
-        task = bar.add_task(before + short(path, room), total=None)
+        task = bar.add_task(before + short(path, room), total=None, **_UNKNOWN)
 
         def show(name: str, done: float, total: int) -> None:
+            nonlocal task
             what = short(name or path, room)
-            bar.update(task, description=before + what, completed=done, total=total)
+            if not total:  # with a clock of its own, and no guess of what is left
+                bar.remove_task(task)
+                task = bar.add_task(before + what, total=None, **_UNKNOWN)
+                return
+            known: dict[str, Any] = {"count": f"{int(done)}/{total}", "left": "left"}
+            bar.update(task, description=before + what, completed=done, total=total, **known)
 
         return show
 
 
 _SHORTEST = 8
+_UNKNOWN: Mapping[str, Any] = MappingProxyType({"count": "", "left": ""})
+"""What is said of something whose end nobody knows."""
 
 
 @contextlib.contextmanager
@@ -58,9 +68,9 @@ def meter(models: int) -> Iterator[Meter]:
     columns = (
         progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(bar_width=20),
-        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[count]}", style="progress.download"),
         progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
+        progress.TextColumn("{task.fields[left]}"),
         progress.TimeRemainingColumn(compact=True),
     )
     with progress.Progress(*columns, console=Console(stderr=True), transient=True) as bar:

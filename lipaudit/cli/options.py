@@ -7,7 +7,7 @@ import typer
 
 from lipaudit.errors import UsageError
 from lipaudit.gates import quantities
-from lipaudit.report.catalog import NAMES
+from lipaudit.report.names import NAMES
 
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="Model files or folders.")]
 InputShape = Annotated[
@@ -24,6 +24,14 @@ Model = Annotated[
         metavar="PKG.MOD:FACTORY",
         help="Your function that returns the module: gives a bare checkpoint its layer graph. "
         "This runs your code, never the file's.",
+    ),
+]
+Hf = Annotated[
+    bool,
+    typer.Option(
+        "--hf",
+        help="Take the layer graph from the config.json beside the weights, by the code of the "
+        "transformers package (extra 'hf'), offline.",
     ),
 ]
 Layers = Annotated[
@@ -89,7 +97,9 @@ Output = Annotated[
 Reports = Annotated[
     list[str] | None,
     typer.Option(
-        "--report", metavar="FORMAT=FILE", help="Also write the report like this. Repeatable."
+        "--report",
+        metavar="FORMAT=FILE",
+        help="Also write the report like this; to - (stdout) where -o takes the other. Repeatable.",
     ),
 ]
 GithubSummary = Annotated[
@@ -102,6 +112,18 @@ Memory = Annotated[
 ]
 
 
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, help="Measure N layers side by side, in processes; 0: one a core."
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tcp://HOST:PORT|local", help="Let the workers of a Dask scheduler measure them."
+    ),
+]
 Start = Annotated[
     str | None,
     typer.Option("--from", metavar="NODE", help="Only the part from what this node receives."),

@@ -1,6 +1,7 @@
 """Streams: stdout is data, stderr is progress and one error line."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from lipaudit.errors import ExitCode, LipauditError, UsageError, WriteRefused
-from lipaudit.report.text import safe
+from lipaudit.report.names import NAMES
+from lipaudit.report.text import LINE_LIMIT, short
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -24,14 +26,31 @@ _COERCED = frozenset({"C.UTF-8", "C.utf8", "UTF-8"})
 _ASCII_LOCALES = frozenset({"C", "POSIX"})
 
 
+def reopen() -> None:
+    """Put something behind the streams that the caller closed.
+
+    Else the next file that is opened would get their numbers, and their text. What is written
+    to a closed stdout fails, as it should; nobody waits for a closed stderr.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if number < 2 else os.O_WRONLY)  # the lowest free
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
+
+
 def complain(error: LipauditError) -> None:
-    """Print the one error line."""
-    sys.stderr.write(f"lipaudit: error: {safe(str(error))}\n")
+    """Print the one error line; what a file puts into it may be a megabyte."""
+    sys.stderr.write(f"lipaudit: error: {short(str(error), LINE_LIMIT)}\n")
 
 
 def warn(text: str) -> None:
     """Print one line about something that was done another way than asked."""
-    sys.stderr.write(f"lipaudit: warning: {safe(text)}\n")
+    sys.stderr.write(f"lipaudit: warning: {short(text, LINE_LIMIT)}\n")
 
 
 def canvas(*, to_file: bool) -> "Canvas":
@@ -53,6 +72,12 @@ def canvas(*, to_file: bool) -> "Canvas":
 def to_stdout(text: str) -> None:
     """Print data; end quietly if nobody reads it, with an error line if it cannot be kept."""
     try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        # Formats for programs are UTF-8 whatever the locale; the table was drawn to suit it.
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -68,8 +93,6 @@ def to_stdout(text: str) -> None:
 
 def check_format(name: str) -> None:
     """Refuse an unknown report format before any work is done."""
-    from lipaudit.report.catalog import NAMES  # noqa: PLC0415 - keeps `--help` instant
-
     if name not in NAMES:
         raise UsageError(f"no format {name!r}", slug="format", hint=f"there are {', '.join(NAMES)}")
 

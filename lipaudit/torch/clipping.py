@@ -9,6 +9,7 @@ the limit by more need no look, and a layer that is far below the limit costs al
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import final
 from weakref import WeakKeyDictionary
 
@@ -119,8 +120,16 @@ def clip_(
     the result says so. Copies that reflect and replicate padding make of a pixel
     count: the kernel is clipped to the limit over their root.
     """
-    wish = _wish(to, every, layers, pairs, input_shape)
-    memory = _MEMORIES.setdefault(module, {}).setdefault(wish, _Memory())
+    # Nearly all calls only count, so that they must cost next to nothing.
+    texts = isinstance(layers, str | None) and isinstance(input_shape, str | tuple | None)
+    is_plain = texts and all(isinstance(number, float | int) for number in (to, every, pairs))
+    wish = (_known_wish if is_plain else _wish)(to, every, layers, pairs, input_shape)
+    memories = _MEMORIES.get(module)
+    if memories is None:
+        memories = _MEMORIES[module] = {}
+    memory = memories.get(wish)
+    if memory is None:
+        memory = memories[wish] = _Memory()
     return _called(module, wish, memory)
 
 
@@ -211,6 +220,9 @@ def _wish(to: float, every: int, layers: str | None, pairs: int, input_shape: In
         raise UsageError("clip_ takes the shape of one input", slug="shape", hint="as in 3x32x32")
     stated = input_shape if isinstance(input_shape, str | None) else tuple(input_shape)
     return _Wish(limit, every, layers, pairs, stated)
+
+
+_known_wish = lru_cache(maxsize=64, typed=True)(_wish)
 
 
 def _called(module: nn.Module, wish: _Wish, memory: _Memory) -> tuple[Clipped, ...] | None:

@@ -122,13 +122,16 @@ def test_a_padding_is_joined_only_where_that_is_the_same(mode: str) -> None:
 
 
 def test_a_norm_for_any_geometry_says_which_padding_it_is_for(tmp_path: Path) -> None:
-    """[1, 0, 0] with replicate padding has norm √2, with zero or circular padding 1."""
+    """[1, 0, 0] with replicate padding has norm √2, with zero or circular padding 1.
+
+    A circle wider than the kernel shows items twice: [1] with one more on each side, √2.
+    """
     conv = nn.Conv1d(1, 1, 3, padding=1, padding_mode="replicate", bias=False)
     conv.weight.data = torch.tensor([[[1.0, 0.0, 0.0]]])
     torch.save(nn.Sequential(conv).state_dict(), tmp_path / "bare.pt")
     report = lipaudit.inspect(tmp_path / "bare.pt").models[0]
     assert report.layers[0].norm.upper < 1.001
-    assert any("zeros or circularly" in text for text in report.assumptions)
+    assert any("circularly no farther than their kernel" in text for text in report.assumptions)
 
 
 def test_a_glob_that_means_no_layer_is_said(tmp_path: Path) -> None:
@@ -167,7 +170,7 @@ NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't al
 @pytest.mark.parametrize(
     ("fails", "slug"),
     [
-        (TypeError("dtype int3 not supported"), "dtype"),
+        (TypeError("dtype int3 not supported"), "weight-type"),
         (MemoryError(), "memory"),
         (RuntimeError(NO_MEMORY), "memory"),
     ],

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith("LIPAUDIT_"):
+        if name.startswith("LIPAUDIT_") and name != "LIPAUDIT_CACHE":
             monkeypatch.delenv(name)
     fill(tmp_path)
     return tmp_path

@@ -87,6 +87,9 @@ def test_models_and_reports_mix(folder: Path, pair: tuple[str, str]) -> None:
         ("six.json", "more.json", "5%", 1),
         ("six.json", "more.json", "20%", 3),  # a layer is new
         ("six.pt", "nan.pt", "900%", 3),
+        ("layers.json", "layers.json", "0%", 0),
+        ("six.json", "layers.json", "0%", 3),
+        ("layers.json", "six.json", "0%", 3),  # nothing is known of the bound before
     ],
 )
 def test_a_difference_can_be_a_gate(
@@ -232,3 +235,60 @@ def test_rules_are_listed() -> None:
         (info.id, info.summary, info.explanation) for info in INFOS
     ]
     assert run("rules", "-f", "xml").code == 2
+
+
+def test_a_baseline_is_called_one(folder: Path) -> None:
+    file = folder / "base.json"
+    assert run("check", folder / "six.pt", "--baseline", file, "--write-baseline").code == 0
+    for pair in ((file, folder / "six.pt"), (folder / "six.json", file)):
+        done = run("diff", *pair)
+        assert (done.code, done.out) == (2, "")
+        assert "is a baseline, not a model or a report; hold models" in done.complaints
+
+
+def variant(folder: Path, name: str, **changes: Any) -> Path:
+    """Write the report of six.pt again, with some fields of its model replaced."""
+    model = json.loads((folder / "six.json").read_text())["models"][0]
+    return edited(folder, name, models=[{**model, **changes}])
+
+
+def test_a_norm_that_became_unknown_is_not_the_same(folder: Path) -> None:
+    layers = json.loads((folder / "six.json").read_text())["models"][0]["layers"]
+    unknown = {"upper": None, "log10_upper": None}
+    lost = [{**layers[0], "norm": {**layers[0]["norm"], **unknown}}, *layers[1:]]
+    for pair in (
+        (folder / "six.json", variant(folder, "lost", layers=lost)),
+        (variant(folder, "lost", layers=lost), folder / "six.json"),
+    ):
+        (model,) = difference(*pair)["models"]
+        assert [x["status"] for x in model["layers"]] == ["changed", "same"]
+
+
+def test_a_bound_in_doubt_passes_no_gate(folder: Path) -> None:
+    bound = json.loads((folder / "six.json").read_text())["models"][0]["bound"]
+    odd = {**bound, "certified": False, "reasons": ["a quotient was found above the bound"]}
+    done = run(
+        "diff", folder / "six.json", variant(folder, "odd", bound=odd), "--max-increase", "5%"
+    )
+    assert done.code == 3
+    assert "in doubt: a quotient was found" in done.out
+
+
+def test_a_dangerous_pickle_is_said_whether_or_not_there_is_a_gate(folder: Path) -> None:
+    after = variant(folder, "armed", alarms=["calls posix.system"])
+    for gate in ((), ("--max-increase", "5%")):
+        done = run("diff", folder / "six.json", after, *gate)
+        assert done.code == 1
+        assert "LIP005 error: the file's pickle calls posix.system" in done.out
+
+
+def test_a_recurrent_node_is_held_by_the_bound_or_not_at_all(folder: Path) -> None:
+    with_bound = variant(folder, "with", without_norm=["memory"])
+    alone = variant(folder, "alone", without_norm=["memory"], bound=None)
+    for file, code in ((with_bound, 0), (alone, 3)):
+        assert run("diff", file, file, "--max-increase", "5%").code == code
+
+
+def test_what_both_bounds_assume_is_said(folder: Path) -> None:
+    done = run("diff", folder / "bare.pt", folder / "bare.pt")
+    assert "note: both bounds assume: " in done.out

@@ -110,6 +110,15 @@ def test_what_circular_padding_is_not_for(arguments: tuple[str, ...], file: Path
     assert done.stderr.startswith("lipaudit: error: ")
 
 
+@pytest.mark.parametrize(
+    ("chosen", "code"), [("0, 2", 0), ("0, tow", 3), ("tow", 3), ("0,", 3), ("*", 0)]
+)
+def test_a_gate_over_chosen_layers_needs_all_of_them(chosen: str, code: int, file: Path) -> None:
+    done = inspected(file, "--layers", chosen, "--max-norm", "99", "-f", "json")
+    assert done.returncode == code
+    assert json.loads(done.stdout)["verdict"]["passed"] is (code == 0)
+
+
 def test_power_iteration_stands_beside_the_norm(file: Path) -> None:
     few, many = (
         layers(file, "--input-shape", "3x8x8", "--power-iteration", steps) for steps in ("1", "400")

@@ -7,10 +7,12 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from lipaudit import api
 from lipaudit.errors import ExitCode
 from lipaudit.formats import outputs
 from lipaudit.report.catalog import REPORTERS
@@ -69,6 +71,38 @@ def test_a_baseline_never_takes_the_place_of_a_model() -> None:
     done = run("check", "half.pt", "--baseline", "half.pt", "--write-baseline", "--force")
     assert done.code == ExitCode.ERROR
     assert Path("half.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "outputs_of",
+    [
+        ("-o", "shut/x.json"),
+        ("--report", "sarif=shut/x.sarif"),
+        ("--write-baseline", "--baseline", "shut/x.json"),
+        ("--github-summary",),
+    ],
+)
+def test_a_folder_that_may_not_be_written_is_said_before_any_work(
+    folder: Path, outputs_of: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut = folder / "shut"
+    shut.mkdir()
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(shut / "summary.md"))
+    # As on a read-only file system, where even root is refused.
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != shut and access(path, mode))
+    with mock.patch.object(api, "examine") as work:
+        done = run("check", *outputs_of)
+    assert (done.code, done.out, work.call_count) == (ExitCode.ERROR, "", 0)
+    assert done.complaints.count("\n") == 1
+    assert not list(shut.iterdir())
+
+
+def test_a_broken_baseline_is_said_before_any_work() -> None:
+    Path("old.json").write_text('{"lipaudit_baseline": 1, "models": 3}', encoding="utf-8")
+    with mock.patch.object(api, "examine") as work:
+        done = run("check", "half.pt", "--write-baseline", "--baseline", "old.json")
+    assert (done.code, work.call_count) == (ExitCode.ERROR, 0)
 
 
 def test_a_page_wants_spectra_wherever_it_goes() -> None:

@@ -4,10 +4,15 @@ import io
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
+from torch import nn
 
+from lipaudit import api
+from lipaudit.analysis.bounds.catalog import registered
 from lipaudit.cli import streams
 from lipaudit.cli.meter import meter
 
@@ -89,3 +94,33 @@ def test_progress_says_which_layer_how_many_and_how_long() -> None:
     assert "\x1b[2J" not in text
     show = shown.of("c.pt")
     assert show is not None
+
+
+def test_the_methods_that_run_behind_the_last_layer_are_told(tmp_path: Path) -> None:
+    torch.save(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), tmp_path / "net.pt")
+    told: list[tuple[str, float, int]] = []
+    api.bound(tmp_path / "net.pt", progress=lambda *now: told.append(now))
+    behind = told[told.index(("", 2, 2)) + 1 :]
+    names = ["gains", *(method.name for method in registered()), "lower bound"]
+    assert [name for name, _, _ in behind] == [
+        f"{name} ({at} of {len(names)})" for at, name in enumerate(names, 1)
+    ]
+    assert {(done, total) for _, done, total in behind} == {(0, 0)}
+
+
+def test_a_method_is_shown_without_a_guess_of_what_is_left() -> None:
+    screen = Terminal()
+    with (
+        mock.patch.dict(os.environ, {"TERM": "xterm", "COLUMNS": "100"}, clear=True),
+        mock.patch.object(sys, "stderr", screen),
+        meter(1) as shown,
+    ):
+        show = shown.of("a.pt")
+        assert show is not None
+        show("conv1", 4, 4)
+        show("sdp (6 of 7)", 0, 0)
+        assert shown._bar is not None
+        (task,) = shown._bar.tasks
+        assert (task.description, task.total) == ("sdp (6 of 7)", None)
+        shown._bar.refresh()
+    assert "sdp (6 of 7)" in screen.getvalue()

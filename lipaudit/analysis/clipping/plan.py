@@ -22,7 +22,6 @@ from lipaudit.results import Change, LayerResult, Skipped
 
 LimitOf = Callable[[Measured], float | None]
 """The limit of a layer; None where it has none."""
-_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 NORMALIZATIONS = frozenset({"BatchNormalization"})
 
 
@@ -52,11 +51,6 @@ class Plan:
     def tensors(self, want: Wanted) -> tuple[str, ...]:
         """Return the keys of the file's tensors that a group changes."""
         return tuple(want.patch())
-
-
-def beside(network: Network) -> tuple[str, ...]:
-    """Name the recurrent nodes: they have matrices, and no norm of their own."""
-    return tuple(title(step) for step in network.steps if step.node.op in _RECURRENT)
 
 
 def place(item: Measured) -> str:

@@ -1,0 +1,42 @@
+"""Machine: where the layers are measured, by whom, and where results are kept."""
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from lipaudit.cache.store import Store
+    from lipaudit.crews.hiring import Hired
+
+
+class Machine:
+    """What the options say of it; helpers are hired for the first file, and let go at the end."""
+
+    def __init__(
+        self, device: str, store: "Store | None", workers: int | None, scheduler: str | None
+    ) -> None:
+        self.device = device
+        self.store = store
+        self._wanted = workers, scheduler
+        self._hired: Hired | None = None
+        self._stack = ExitStack()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments `device`, `cache` and `crew` of the API's functions."""
+        if self._hired is None:
+            from lipaudit import api  # noqa: PLC0415 - torch is imported only for a file
+
+            crew = api.hired(*self._wanted, device=self.device)
+            self._hired = self._stack.enter_context(crew)
+        return {"device": self.device, "cache": self.store, "crew": self._hired}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
