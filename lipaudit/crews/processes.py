@@ -23,6 +23,9 @@ from lipaudit.crews.task import Outcome, Task, perform
 _TRIES = 2
 """Whole pools, before each layer that is left gets a process of its own."""
 
+_PATIENCE = 5.0
+"""Seconds in which the system ends a process that was killed."""
+
 _mine: list[str] = []
 """The device of this process, in a worker."""
 
@@ -51,11 +54,16 @@ class Processes(AbstractPool):
 
     def close(self) -> None:
         """Kill the processes."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.kill()
-            self._pool = None
+        if self._pool is None:
+            return
+        # Its own and no others: from Python 3.14 on there is `kill_workers` for that.
+        workers = list((getattr(self._pool, "_processes", None) or {}).values())
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in workers:
+            process.kill()
+        for process in workers:
+            process.join(_PATIENCE)
+        self._pool = None
 
     def _tried(self, work: Sequence[Task], indices: Sequence[int], count: int) -> Iterator[Answer]:
         """Yield what gets done before a process dies, if one does."""
