@@ -5,10 +5,11 @@ multiplies by it in a Krylov method:
 
     operations = 2 m² n + 2/3 m³ + 240 m n
 
-Their rate and the bytes read a second are measured on one thread at a few shapes. The model of a
+Their rate is measured on one thread at a few shapes. The model of a
 checkpoint over W workers is max(Σ t / W, the longest t), plus the start of a worker; the
-simulation hands the layers out one by one to whoever is free, each taking what its shape took
-when it was measured (or, where a shape is too large to be measured here, what the fit says).
+simulation hands the layers out one by one, the longest first, to whoever is free, each taking
+what its shape took when it was measured (or, where a shape is too large to be measured here,
+what the fit says).
 """
 
 import heapq
@@ -97,9 +98,9 @@ def measure(options: Options) -> list[Row]:
 
 
 def makespan(costs: Sequence[float], workers: int) -> float:
-    """Return when the last worker is done, each taking the next layer as soon as it is free."""
+    """Return when the last worker is done, each taking the longest layer left when it is free."""
     free = [0.0] * workers
-    for cost in costs:
+    for cost in sorted(costs, reverse=True):
         heapq.heappush(free, heapq.heappop(free) + cost)
     return max(free)
 

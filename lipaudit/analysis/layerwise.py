@@ -107,8 +107,11 @@ def measure(
     if elsewhere is None:
         found = _here(network, steps, compute, wish, progress)
     else:
-        places = [step.node.outputs[0] for step in steps]
-        found = _shown(elsewhere(places, wish, compute), steps, progress)
+        # The largest first, or the last worker would begin with the longest layer at the end.
+        order = sorted(range(len(steps)), key=lambda index: -_items(steps[index]))
+        places = [steps[index].node.outputs[0] for index in order]
+        there = elsewhere(places, wish, compute)
+        found = _shown(((order[index], item) for index, item in there), steps, progress)
     measured = [
         Measured(step, item.norm, item.result)
         for step, item in zip(steps, _in_order(found, wish), strict=True)
@@ -124,6 +127,10 @@ def measure_place(network: Network, place: str, compute: Compute, wish: Wish) ->
         if step.node.outputs[0] == place and isinstance(step.layer, AbstractLinearLayer):
             return _measure(network, step, step.layer, _as_wished(compute, step, wish), wish)
     raise LipauditError(f"there is no layer {place!r}", slug="place")
+
+
+def _items(step: Step) -> int:
+    return step.layer.weights()[0].items if isinstance(step.layer, AbstractLinearLayer) else 0
 
 
 def _is_meant(step: Step, wish: Wish) -> bool:
