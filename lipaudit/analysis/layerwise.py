@@ -166,7 +166,12 @@ def _shown(
     for done, (index, item) in enumerate(found, 1):
         if progress is not None:
             progress(title(steps[index]), done, len(steps))
-        yield index, item
+        if isinstance(item.result, Skipped):
+            # Who lost it knows only its place; limits are found by the name.
+            named = replace(item.result, name=title(steps[index]), kind=kind(steps[index]))
+            yield index, replace(item, result=named)
+        else:
+            yield index, item
 
 
 def _in_order(found: Iterator[tuple[int, Found]], wish: Wish) -> Iterator[Found]:

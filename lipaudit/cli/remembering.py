@@ -31,8 +31,8 @@ NoCache = Annotated[
 Warn = Callable[[str], None]
 Files = Mapping[Path, tuple[int, ...]]
 """The files a model was read from, and what each of them was when it was read."""
-_MEMORY = "memory"
-"""Slug of a layer that this machine has no memory for: in an hour it may have."""
+_PASSING = frozenset({"memory", "worker-lost"})
+"""Slugs of layers that had no memory or no worker: in an hour they may have."""
 _CPU = "cpu"
 _DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 _CHOSEN = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
@@ -90,7 +90,7 @@ def audited(
         streams.warn(text)
 
     report, files = audit(warn)
-    short = any(skipped.slug == _MEMORY for one in report.models for skipped in one.skipped)
+    short = any(skipped.slug in _PASSING for one in report.models for skipped in one.skipped)
     if kept is not None and not warnings and not short:
         kept.keep(path, report, files)
     return report

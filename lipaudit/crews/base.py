@@ -16,8 +16,6 @@ from lipaudit.results import Skipped
 
 Answer = tuple[int, Outcome]
 _OTHER_COPY = "worker-copy"
-_FATAL = ("worker-version", "no-such-file", "unreadable", "not-a-file", "changed")
-"""What is wrong with a worker, not with a layer: no report without what it should have said."""
 LOST = Outcome(
     None,
     slug="worker-lost",
@@ -80,7 +78,7 @@ def _accepted(outcome: Outcome, task: Task, warn: Callable[[str], None]) -> Foun
         warn(warning)
     if outcome.found is not None:
         return outcome.found
-    if outcome.slug in _FATAL or outcome.slug == _OTHER_COPY:
+    if outcome.is_fatal or outcome.slug == _OTHER_COPY:
         raise CrewError(
             outcome.cause,
             slug=outcome.slug,

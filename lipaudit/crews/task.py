@@ -18,7 +18,7 @@ from lipaudit.analysis import audit, layerwise
 from lipaudit.analysis.layerwise import Found, Wish
 from lipaudit.analysis.shapes import InputShape
 from lipaudit.device import Compute, ignore
-from lipaudit.errors import LipauditError
+from lipaudit.errors import LipauditError, NotCertified
 from lipaudit.formats import detect
 from lipaudit.formats.source import Source
 from lipaudit.graph.model import Model
@@ -72,6 +72,8 @@ class Outcome:
     """Why there is nothing found: "worker-version", "worker-copy" or what was wrong."""
     cause: str = ""
     hint: str = ""
+    is_fatal: bool = False
+    """Whether the file or the worker is at fault, not the layer: then there is no report."""
 
 
 def versions() -> tuple[str, ...]:
@@ -117,6 +119,7 @@ def perform(task: Task) -> Outcome:
             slug="worker-version",
             cause=f"{_name()} has {ours}; the driver has {theirs}",
             hint="install the same versions on every machine",
+            is_fatal=True,
         )
     warnings: list[str] = []
     try:
@@ -127,7 +130,8 @@ def perform(task: Task) -> Outcome:
         found = layerwise.measure_place(network, task.place, compute, task.wish)
     except LipauditError as error:
         cause = f"{error.cause} (on {_name()})"
-        return Outcome(None, slug=error.slug, cause=cause, hint=error.hint)
+        is_fatal = not isinstance(error, NotCertified)
+        return Outcome(None, slug=error.slug, cause=cause, hint=error.hint, is_fatal=is_fatal)
     return Outcome(found, tuple(warnings))
 
 

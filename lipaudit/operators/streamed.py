@@ -114,12 +114,12 @@ class StreamedOperator(AbstractLinearOperator):
         if 3 * side * side * 8 > self.compute.max_memory:
             return self._crude()
         total = torch.zeros(side, side, dtype=torch.float64)
-        size = 0.0
+        sizes = []
         for part in self._pieces():
             check_finite(part)
             total += part.mT @ part
-            size = math.hypot(size, float(frobenius_above(part)))
-        size *= ROOM
+            sizes.append(float(frobenius_above(part)))
+        size = math.hypot(*sizes) * (1.0 + gamma(len(sizes) + 8)) * ROOM
         if size <= UNDERFLOW:
             return self._crude()
         constant = product_constant(len(self._tall), is_complex=False)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 _VIEWS = frozenset(
     {
+        "H", "T", "_conj", "_neg_view", "adjoint", "data", "feature_alpha_dropout", "lift",
+        "linalg_diagonal", "native_dropout", "rename",
         "alias", "as_strided", "chunk", "contiguous", "detach", "diagonal", "dropout", "expand",
         "alpha_dropout", "feature_dropout", "broadcast_to", "conj", "lift_fresh", "positive",
         "expand_as", "flatten", "imag", "mH", "mT", "matrix_H", "movedim", "moveaxis", "narrow",
