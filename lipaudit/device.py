@@ -6,7 +6,7 @@ The only file that knows of CUDA.
 import ctypes
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -17,6 +17,10 @@ from lipaudit.errors import UsageError
 DEFAULT_MEMORY = 2 << 30
 """Bytes of work space for one layer: what a small CI machine can spare."""
 CPU = torch.device("cpu")
+_ANY_GPU = frozenset({"auto", "cuda"})
+"""Names that leave open which GPU is meant."""
+_LEAST = 1 << 28
+"""Bytes of a GPU that are counted on even where it is full."""
 
 Move = Callable[[torch.Tensor, torch.device], torch.Tensor]
 Warn = Callable[[str], None]
@@ -30,6 +34,14 @@ def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 def ignore(_: object) -> None:
     """Take no notice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a user asked for, before a machine chose by what it has."""
+
+    name: str
+    max_memory: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +67,8 @@ class Compute:
     """Bytes of the device's own memory; None: as many as of this machine's."""
     cache: Store | None = None
     """Where the numbers of layers are kept, and looked for before they are worked out."""
+    wanted: Wanted | None = None
+    """What another machine is to choose by; None: it has to take the device as it is."""
 
     @property
     def on_cpu(self) -> bool:
@@ -66,6 +80,10 @@ class Compute:
         if device.type == "cpu" or self.device_memory is None:
             return self.max_memory
         return self.device_memory
+
+    def there(self, device: torch.device) -> "Compute":
+        """Return the same for work on one device, whose budget is then the only one."""
+        return replace(self, max_memory=self.memory_on(device))
 
 
 def choose(
@@ -81,8 +99,10 @@ def choose(
     """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device that is really there.
 
     `max_memory` is the limit on this machine and on the device; left open, there is a default
-    for the one, and the other may be filled by half.
+    for the one, and the other may be filled by half, or less: by a power of two, so that two runs
+    which find about as much free decide alike.
     """
+    wanted = Wanted(name, max_memory)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -109,12 +129,35 @@ def choose(
         tick,
         device_memory=there,
         cache=cache,
+        wanted=wanted,
     )
+
+
+def here(compute: Compute, own: str = "", sharers: int = 1) -> Compute:
+    """Choose anew, for a worker, what was chosen where the work was shared out.
+
+    `own` is this process's GPU, if it was given one; so many processes share its memory.
+    """
+    if compute.wanted is None:
+        return compute
+    name = own if own and compute.wanted.name in _ANY_GPU else compute.wanted.name
+    device, memory = _here(name, compute.wanted.max_memory, sharers)
+    return replace(compute, device=device, device_memory=memory)
+
+
+@cache
+def _here(name: str, max_memory: int | None, sharers: int) -> tuple[torch.device, int | None]:
+    """Return a device and the budget on it; once, for what is taken later is not free any more."""
+    chosen = choose(name, max_memory=max_memory)
+    memory = chosen.device_memory
+    if memory is not None and max_memory is None:
+        memory = max(memory // sharers, _LEAST)
+    return chosen.device, memory
 
 
 def gpus(name: str) -> list[str]:
     """Name every GPU that a name like `auto` means; none where it means one or the CPU."""
-    if name not in {"auto", "cuda"}:
+    if name not in _ANY_GPU:
         return []
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
@@ -174,4 +217,4 @@ def _trimmer() -> Callable[[int], int] | None:
 
 def _half_of_free(device: torch.device) -> int:
     free, _ = torch.cuda.mem_get_info(device)
-    return max(free // 2, 1 << 28)
+    return 1 << max((free // 2).bit_length() - 1, _LEAST.bit_length() - 1)

@@ -10,13 +10,14 @@ from lipaudit.analysis.bounds import catalog
 from lipaudit.analysis.bounds.averaged import movements
 from lipaudit.analysis.bounds.base import Question
 from lipaudit.analysis.executed import executed
-from lipaudit.analysis.forward import Rows
-from lipaudit.analysis.layerwise import Measured, Progress
+from lipaudit.analysis.forward import Rows, largest_bytes, taken_bytes
+from lipaudit.analysis.layerwise import Measured, Progress, title
 from lipaudit.analysis.linear_parts import linear_parts
 from lipaudit.analysis.propagate import StepGain, jointly
 from lipaudit.analysis.query import Query, Ranges
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
+from lipaudit.errors import NotCertified
 from lipaudit.graph.model import Model, Topology
 from lipaudit.layers.network import Network
 from lipaudit.layers.values import Values
@@ -41,6 +42,8 @@ _UNKNOWN_GRAPH = (
 _NO_WITNESS = (
     "no input was found that the layers can run on, one after the other; give --input-shape"
 )
+_NAMED = 3
+"""Layers that a warning names."""
 _ROUNDING = 1e-9
 """By how much, relatively, a lower bound that was computed may pass a proved upper one."""
 
@@ -86,7 +89,7 @@ def answered(
     bounds = tuple(bound for bound in asked if bound is not None)
     lower = None
     # What stands between the layers of an assumed chain is not known, so it cannot be run.
-    if subject.model.topology is Topology.STATED and _fits(subject):
+    if subject.model.topology is Topology.STATED and _has_room(subject):
         begin("lower bound")
         lower = sampling.largest_jacobian(
             subject.as_written,
@@ -108,10 +111,15 @@ def answered(
     )
 
 
-def _fits(subject: Subject) -> bool:
-    """Tell whether the network can be run: no constant takes more memory than a layer may."""
-    constants = subject.as_written.graph.constants.values()
-    return all(8 * constant.items <= subject.compute.max_memory for constant in constants)
+def _has_room(subject: Subject) -> bool:
+    """Tell whether the network can be attacked: the way back needs all of its constants at once."""
+    taken, compute = taken_bytes(subject.as_written), subject.compute
+    if taken > compute.max_memory:
+        compute.warn(
+            f"{subject.model.path}: no lower bound is looked for: the weights take {taken:,} bytes "
+            f"in float64, over --max-memory ({compute.max_memory:,} bytes)"
+        )
+    return taken <= compute.max_memory
 
 
 def bounded(report: ModelReport, subject: Subject) -> ModelReport:
@@ -130,7 +138,7 @@ def bounded(report: ModelReport, subject: Subject) -> ModelReport:
 def gains_of(subject: Subject) -> tuple[StepGain, ...]:
     """Return the gain of every step, with values of the inputs taken into account."""
     known = {name: Values.between(*span) for name, span in _box(subject, Query()).items()}
-    return ranges.refined(subject.network, _gains(subject), known)
+    return ranges.refined(subject.network, _gains(subject), known, subject.compute.max_memory)
 
 
 def with_running(report: ModelReport, as_it_runs: Subject, query: Query) -> ModelReport:
@@ -144,6 +152,7 @@ def with_running(report: ModelReport, as_it_runs: Subject, query: Query) -> Mode
         radius=query.radius,
         sources=as_it_runs.sources,
         targets=as_it_runs.targets,
+        max_memory=as_it_runs.compute.max_memory,
     )
     error = Measure.of(found.error, "layer by layer, in decimals rounded upward")
     joined = [step.node for step in as_it_runs.network.steps if len(step.node.origin) > 1]
@@ -158,6 +167,7 @@ def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelRe
     """Add what the samples show: certified radii, and the typical stretch of each layer."""
     if query.samples is None or report.bound is None or _unanswerable(subject):
         return report
+    _refuse_too_large(subject)
     stretches = samples.expected_stretch(subject.network, query.samples)
     layers = tuple(
         replace(layer, expected_stretch=stretches.get(layer.name)) for layer in report.layers
@@ -183,6 +193,22 @@ def with_samples(report: ModelReport, subject: Subject, query: Query) -> ModelRe
     of = "the exact network" if running is None else f"the network running in {running.dtype}"
     of += f", among inputs {region.text}" if region.text else ""
     return replace(report, certificates=replace(found, of=of))
+
+
+def _refuse_too_large(subject: Subject) -> None:
+    """Raise where a constant is too large for the network to be run on samples."""
+    taken, room = (
+        max(map(largest_bytes, subject.network.steps), default=0),
+        subject.compute.max_memory,
+    )
+    if taken > room:
+        raise NotCertified(
+            f"no sample is run through it: a weight takes {taken:,} bytes in float64, over "
+            f"--max-memory ({room:,} bytes)",
+            slug="memory",
+            hint=f"give --max-memory {taken}",
+            path=str(subject.model.path),
+        )
 
 
 def _box(subject: Subject, query: Query) -> Ranges:
@@ -249,10 +275,18 @@ def _question(subject: Subject, query: Query) -> Question:
     assumptions = [*subject.model.assumptions]
     if held:
         assumptions.append(f"held fixed: {', '.join(held)}")
-    anywhere = ranges.refined(network, _gains(subject), {})
+    room = subject.compute.max_memory
+    anywhere = ranges.refined(network, _gains(subject), {}, room)
     box = _box(subject, query)
     known = {name: Values.between(*span) for name, span in box.items()}
-    gains = ranges.refined(network, anywhere, known) if known else anywhere
+    gains = ranges.refined(network, anywhere, known, room) if known else anywhere
+    too_large = [title(step) for step in network.steps if largest_bytes(step) > room]
+    if too_large and ranges.are_open(network, gains):
+        subject.compute.warn(
+            f"{subject.model.path}: no values are bounded behind {', '.join(too_large[:_NAMED])}"
+            f"{', ...' if len(too_large) > _NAMED else ''}: in float64 over --max-memory "
+            f"({room:,} bytes)"
+        )
     if gains != anywhere:
         by = "" if query.ranges else ", as the file says"
         listed = sorted({f"[{low:g}, {high:g}]" for low, high in box.values()})

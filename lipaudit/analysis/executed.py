@@ -11,11 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lipaudit.analysis.forward import largest_bytes
 from lipaudit.analysis.layerwise import kind, title
 from lipaudit.analysis.propagate import StepGain, is_continuous
 from lipaudit.analysis.rounding.arithmetic import Arithmetic, Signal, Unprovable
 from lipaudit.analysis.rounding.place import Place
 from lipaudit.analysis.rounding.table import passed
+from lipaudit.device import DEFAULT_MEMORY
 from lipaudit.enclosure import ZERO, Enclosure, Rigor, root_sum_of_squares
 from lipaudit.errors import LipauditError, UsageError
 from lipaudit.graph.constant import Shape
@@ -50,11 +52,13 @@ def executed(
     sources: tuple[str, ...],
     targets: tuple[str, ...],
     accumulate: str | None = None,
+    max_memory: int = DEFAULT_MEMORY,
 ) -> Executed:
     """Bound how far the running network is from the exact one, on inputs of norm <= radius.
 
     `gains` are those of `propagate.step_gains`. Halves are taken to be summed up in float32, as
-    CPUs and GPUs do, unless `accumulate` is "same".
+    CPUs and GPUs do, unless `accumulate` is "same". A layer with a constant that takes more than
+    `max_memory` bytes in float64 is not looked at.
     """
     if not (math.isfinite(radius) and radius >= 0):
         raise UsageError(
@@ -62,7 +66,7 @@ def executed(
             slug="input-radius",
             hint="give a finite number that is not negative",
         )
-    walk = _Walk(network, Arithmetic.of(dtype, accumulate), targets)
+    walk = _Walk(network, Arithmetic.of(dtype, accumulate), targets, max_memory)
     for name in sources:
         walk.edges[name] = Signal(Enclosure.at_most(radius), ZERO)
     for step, gain in zip(network.steps, gains, strict=True):
@@ -95,8 +99,11 @@ def _model(arithmetic: Arithmetic, radius: float) -> tuple[str, ...]:
 class _Walk:
     """The state of the one pass: what is known of every edge so far."""
 
-    def __init__(self, network: Network, arithmetic: Arithmetic, targets: Sequence[str]) -> None:
+    def __init__(
+        self, network: Network, arithmetic: Arithmetic, targets: Sequence[str], max_memory: int
+    ) -> None:
         self.network = network
+        self.max_memory = max_memory
         self.arithmetic = arithmetic
         self.needed = _needed(network, targets)
         # None: the reason is stated already.
@@ -139,6 +146,12 @@ class _Walk:
             raise Unprovable(gain.reason)
         if isinstance(step.layer, Opaque) or is_loose(step.node):
             raise Unprovable("it cannot be run")
+        taken = largest_bytes(step)
+        if taken > self.max_memory:
+            raise Unprovable(
+                f"how its weight rounds takes {taken:,} bytes in float64, over --max-memory "
+                f"({self.max_memory:,} bytes)"
+            )
         place = self._place(step, gain)
         leaving = passed(place, step.layer, arriving)
         if min(leaving.value.rigor, leaving.error.rigor) is not Rigor.PROVED:

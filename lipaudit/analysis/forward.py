@@ -21,6 +21,7 @@ Rows = Mapping[str, torch.Tensor]
 
 _MOST_KEPT = 1 << 26
 """Numbers of constants that are kept in float64 between runs (half a gigabyte)."""
+_FLOAT64 = 8
 _AGREEMENT = 1e-9
 """Runs side by side add up in another order than one alone; anything beyond that is a bug."""
 
@@ -76,10 +77,7 @@ class Forward:
 
 def at_hand(network: Network) -> Network:
     """Return the network with its constants read and converted once, if they are not too many."""
-    stored = {
-        id(constant): constant for step in network.steps for constant in step.constants.values()
-    }
-    if sum(constant.items for constant in stored.values()) > _MOST_KEPT:
+    if taken_bytes(network) > _FLOAT64 * _MOST_KEPT:
         return network
     kept: dict[int, Constant] = {}
 
@@ -99,6 +97,17 @@ def at_hand(network: Network) -> Network:
             for step in network.steps
         ),
     )
+
+
+def largest_bytes(step: Step) -> int:
+    """Return what the largest constant of a step takes in float64."""
+    return _FLOAT64 * max((constant.items for constant in step.constants.values()), default=0)
+
+
+def taken_bytes(network: Network) -> int:
+    """Return what all constants take in float64, each of them once."""
+    stored = {id(one): one.items for step in network.steps for one in step.constants.values()}
+    return _FLOAT64 * sum(stored.values())
 
 
 def observed(network: Network, edges: Sequence[str]) -> Network:

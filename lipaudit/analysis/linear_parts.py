@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lipaudit.analysis.forward import largest_bytes
 from lipaudit.analysis.propagate import StepGain
 from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
@@ -92,7 +93,7 @@ def linear_parts(
 ) -> LinearParts | None:
     """Split what lies between inputs and outputs; None where some node there has no gain."""
     inputs, outputs = ends
-    split = _Split.of(network, gains, inputs, outputs)
+    split = _Split.of(network, gains, ends, compute.max_memory)
     if split is None:
         return None
     parts: dict[tuple[str, str], Part] = {}
@@ -136,10 +137,10 @@ class _Split:
         cls,
         network: Network,
         gains: Sequence[StepGain],
-        inputs: tuple[str, ...],
-        outputs: tuple[str, ...],
+        ends: tuple[tuple[str, ...], tuple[str, ...]],
+        max_memory: int,
     ) -> "_Split | None":
-        between = _between(network, inputs, outputs)
+        between = _between(network, *ends)
         bends: list[Bend] = []
         known: dict[int, Gain] = {}
         linear: dict[int, int] = {}
@@ -149,13 +150,15 @@ class _Split:
                 return None
             known[number] = gain
             layer = step.layer
+            # What is too large to be run is a bend: its gain must do.
+            fits = largest_bytes(step) <= max_memory
             if isinstance(layer, AbstractLinearLayer):
-                weight = _runnable(network, step, layer)
+                weight = _runnable(network, step, layer) if fits else None
                 if weight is not None:
                     linear[number] = weight
                     continue
             elif isinstance(layer, AbstractGainLayer):
-                if layer.is_affine:
+                if layer.is_affine and fits:
                     continue
                 if any(
                     name in moving

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from lipaudit.analysis.forward import largest_bytes
 from lipaudit.analysis.propagate import StepGain
 from lipaudit.errors import LipauditError
 from lipaudit.layers.base import AbstractGainLayer, AbstractLinearLayer, Gain, Unbounded
@@ -23,16 +24,21 @@ _BROKEN = (
 
 
 def refined(
-    network: Network, gains: Sequence[StepGain], inputs: Mapping[str, Values]
+    network: Network, gains: Sequence[StepGain], inputs: Mapping[str, Values], max_memory: int
 ) -> tuple[StepGain, ...]:
     """Return the gains with those replaced that bounds of the values can make finite."""
-    if not any(_is_open(step, gain) for step, gain in zip(network.steps, gains, strict=True)):
+    if not are_open(network, gains):
         return tuple(gains)
-    known = _values(network, gains, inputs)
+    known = _values(network, gains, inputs, max_memory)
     return tuple(
         _within(network, step, gain, known) if _is_open(step, gain) else gain
         for step, gain in zip(network.steps, gains, strict=True)
     )
+
+
+def are_open(network: Network, gains: Sequence[StepGain]) -> bool:
+    """Tell whether there are gains that bounds of the values could make finite."""
+    return any(_is_open(step, gain) for step, gain in zip(network.steps, gains, strict=True))
 
 
 def _is_open(step: Step, gain: StepGain) -> bool:
@@ -57,13 +63,13 @@ def _within(network: Network, step: Step, gain: StepGain, known: Mapping[str, Va
 
 
 def _values(
-    network: Network, gains: Sequence[StepGain], inputs: Mapping[str, Values]
+    network: Network, gains: Sequence[StepGain], inputs: Mapping[str, Values], max_memory: int
 ) -> Mapping[str, Values]:
     """Bound the values of every edge, in the order of the graph."""
     known = dict(inputs)
     for step, gain in zip(network.steps, gains, strict=True):
         try:
-            made = step_values(network, step, gain, known)
+            made = step_values(network, step, gain, known, max_memory)
         except _BROKEN:
             made = ()
         for name, values in zip(step.node.outputs, made, strict=False):
@@ -74,9 +80,11 @@ def _values(
 
 
 def step_values(
-    network: Network, step: Step, gain: StepGain, known: Mapping[str, Values]
+    network: Network, step: Step, gain: StepGain, known: Mapping[str, Values], max_memory: int
 ) -> tuple[Values, ...]:
     """Bound the values of one step's results; () where nothing is known of them."""
+    if largest_bytes(step) > max_memory:
+        return ()
     arriving: list[Values | None] = []
     for at, name in enumerate(step.node.inputs):
         constant = step.constants.get(at)

@@ -38,9 +38,13 @@ gains: Python's threads take turns between the calls into torch."""
 _WORTH_A_PIECE = 3e8
 """Work below which a thread's share is not split further. Where threads that are done within
 milliseconds wait for one another to get their turns, that takes as long as the work."""
+_WORTH_BETWEEN_STEPS = 3e8
+"""Work of a whole job below which it stays on the calling thread between two steps of a training:
+on the other cores the threads of the last step still spin."""
 
 _own = threading.local()
-"""Of each thread: how many it had outside of `one_thread`; who may abandon its work."""
+"""Of each thread: how many it had outside of `one_thread`; whether it is `between_steps`; who may
+abandon its work."""
 _NOTICEABLE = 1e9
 """Work of a single call below which nobody notices that it cannot be interrupted."""
 
@@ -81,6 +85,16 @@ def one_thread() -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         del _own.threads
+
+
+@contextmanager
+def between_steps() -> Iterator[None]:
+    """Say that this thread works between two steps of a training, whose threads are still there."""
+    _own.between_steps = True
+    try:
+        yield
+    finally:
+        del _own.between_steps
 
 
 def _cores() -> int:
@@ -142,7 +156,8 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
     wanted = max(PIECE // job.bytes_each, _LEAST)
     size = max(1, min(wanted, job.compute.max_memory // (2 * threads) // job.bytes_each))
     worth = math.ceil(WORTH_A_THREAD / job.flops_each)
-    shared = not _is_helper() and left > 2 * worth
+    alone = getattr(_own, "between_steps", False) and left * job.flops_each < _WORTH_BETWEEN_STEPS
+    shared = not _is_helper() and left > 2 * worth and not alone
     if shared:
         least = min(math.ceil(_WORTH_A_PIECE / job.flops_each), -(-left // threads))
         size = min(size, max(worth, least, -(-left // (_PIECES_EACH * threads))))

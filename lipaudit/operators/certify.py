@@ -22,6 +22,7 @@ whose moduli sum to at most Σ|a_i||b_i|, so it is wrong by at most √2·γ_2n 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -48,6 +49,9 @@ _DOUBTED = 3.0
 residual is wrong by as much as the textbook's factorization, and the factor may be a bit worse."""
 _INFLATIONS = (4.0, 2.0**8, 2.0**16, 2.0**24)
 """By how many of its own rounding allowances a candidate is raised, one try after the other."""
+_SHORTFALLS = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""By what share a Krylov value, which falls short by an unknown little, is raised until it holds.
+A try that fails takes a part of a factorization only."""
 
 
 def gamma(terms: int) -> float:
@@ -133,12 +137,10 @@ def proves_below(
     error = torch.as_tensor(gram_error, dtype=torch.float64, device=grams.device).expand(batch)
     limit = torch.as_tensor(bound, dtype=torch.float64, device=grams.device)
     square = limit.expand(batch).square()
-    constant = cholesky_constant(size, is_complex=grams.is_complex())
-    # Diagonal entries of M are at most bound² + error, also where rounding made Ĝ_ii negative.
-    diagonal = square + error
-    factorization = diagonal * (constant * size * (1.0 if trusted(grams) else _DOUBTED))
-    slack = error + factorization + diagonal * (8.0 * UNIT) + UNDERFLOW
-    shift = square - slack * ROOM
+    share = size * cholesky_constant(size, is_complex=grams.is_complex())
+    shift, factorization = provable_shift(
+        square, error, share * (1.0 if trusted(grams) else _DOUBTED)
+    )
     matrix = -grams
     matrix.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
     factor, info = torch.linalg.cholesky_ex(matrix)
@@ -149,6 +151,20 @@ def proves_below(
     if not trusted(grams):
         proved &= factor_residual(matrix, factor) <= factorization
     return proved.cpu()
+
+
+def provable_shift(
+    square: torch.Tensor, error: torch.Tensor, share: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a shift with λ_max(G) <= square where shift·I - Ĝ has a Cholesky factor.
+
+    Also by how much the factorization may be wrong for that, `share` of the diagonal's largest.
+    Diagonal entries of M are at most bound² + error, also where rounding made Ĝ_ii negative.
+    """
+    diagonal = square + error
+    factorization = diagonal * share
+    slack = error + factorization + diagonal * (8.0 * UNIT) + UNDERFLOW
+    return square - slack * ROOM, factorization
 
 
 def proves_semidefinite(matrix: torch.Tensor, error: float) -> bool:
@@ -198,17 +214,21 @@ def rounding_share(size: int, *, is_complex: bool) -> float:
 
 
 def upper_from_gram(
-    grams: torch.Tensor, gram_error: torch.Tensor, candidate: float
+    grams: torch.Tensor,
+    gram_error: torch.Tensor,
+    candidate: float,
+    inflations: Sequence[float] = _INFLATIONS,
 ) -> float | None:
     """Return a proved upper bound of √λ_max over a batch near a candidate, None if none is found.
 
-    Every try is a proof of its own: a bad candidate costs time, never truth.
+    Every try is a proof of its own: a bad candidate costs time, never truth. It is raised by
+    so many of its own rounding allowances, one try after the other.
     """
     if candidate <= 0 or not math.isfinite(candidate):
         return None
     share = rounding_share(grams.shape[-1], is_complex=grams.is_complex())
     share += float(gram_error.max()) / candidate**2
-    for inflation in _INFLATIONS:
+    for inflation in inflations:
         bound = candidate * (1.0 + min(inflation * share, 0.5))
         if bool(proves_below(grams, gram_error, bound).all()):
             return bound
@@ -365,9 +385,9 @@ def raised_until_proved(
     grams: torch.Tensor, gram_error: torch.Tensor, candidate: float
 ) -> float | None:
     """Return a proved upper bound near a candidate that may lie somewhat below the truth."""
-    # A Krylov value falls short by an unknown little; raise it by 1e-7, 1e-6, ... until it holds.
-    for shortfall in (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1):
-        upper = upper_from_gram(grams, gram_error, candidate * (1.0 + shortfall))
+    for shortfall in _SHORTFALLS:
+        raised = candidate * (1.0 + shortfall)
+        upper = upper_from_gram(grams, gram_error, raised, _INFLATIONS[:1])
         if upper is not None:
             return upper
-    return None
+    return upper_from_gram(grams, gram_error, raised)

@@ -1,6 +1,7 @@
 """DenseOperator and BlockDiagonalOperator: matrices, one or many side by side."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import final
@@ -8,7 +9,7 @@ from typing import final
 import numpy as np
 import torch
 
-from lipaudit.device import Compute
+from lipaudit.device import CPU, Compute
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators import krylov, leading
 from lipaudit.operators.base import AbstractLinearOperator, Norm, Shape
@@ -32,6 +33,7 @@ from lipaudit.operators.factors import NotConverged, decomposed, largest_eigenva
 from lipaudit.operators.scaled import scaled_leading, scaled_spectrum
 from lipaudit.operators.scaling import in_double, normalised, rescaled
 from lipaudit.operators.spectrum import Leading, Spectrum, gram_accuracy
+from lipaudit.operators.tall import TallMatrix
 
 SVD_FLOPS = 2e11
 """A decomposition with vectors that needs more than this is not worth its seconds by default."""
@@ -39,7 +41,11 @@ FLOPS_PER_ENTRY = 20.0
 """A thin SVD with vectors takes about 20·m·n·min(m, n) operations (Golub & Van Loan 8.6)."""
 _EIGENVALUE_SIDE = 256
 """Up to this side the largest eigenvalue of a Gram matrix comes from LAPACK, then from Krylov."""
-_KRYLOV_STEPS = 60
+_KRYLOV_STEPS = 300
+"""At most: where many singular values lie close below the largest, as in random matrices of a few
+thousand rows, it takes a hundred to tell them apart."""
+_KRYLOV_GAIN = 1e-9
+"""Relative gain of some steps below which the largest value is taken to be found."""
 GRAM_FLOPS = 5e11
 """Eigenvalues of a Gram matrix that need more than this are not worth their seconds either."""
 SVD_COPIES = 6
@@ -182,12 +188,15 @@ def measure(blocks: torch.Tensor, compute: Compute, error: float = 0.0) -> Measu
 
     def work(_: slice, device: torch.device) -> Measured:
         local = compute.move(moderate, device)
-        there = replace(compute, max_memory=compute.memory_on(device))
+        there = compute.there(device)
         found = _with_spectrum(local, there, error) or _norm_only(local, there, error)
         if compute.full_spectra and found.spectrum is None:
             return replace(found, leading=_leading(local, there, error))
         return found
 
+    there = compute.memory_on(compute.device)
+    if min(SVD_COPIES * 8 * blocks.numel(), _proof_bytes(blocks, compute.device)) > there:
+        compute = replace(compute, device=CPU)  # where less proves a norm
     # A single item: it is done elsewhere if the device has no memory for it.
     (found,) = in_batches(
         work,
@@ -217,15 +226,19 @@ def largest_singular_value(matrix: torch.Tensor) -> float:
 
 def _with_spectrum(blocks: torch.Tensor, compute: Compute, error: float) -> Measured | None:
     """Decompose every block, or its Gram matrix; None when that is too much or not wanted."""
-    side = min(blocks.shape[1:])
-    flops = FLOPS_PER_ENTRY * blocks.numel() * side
-    room = SVD_COPIES * blocks.numel() * blocks.element_size() <= compute.max_memory
-    if not compute.full_spectra or not room:
+    count, rows, columns = blocks.shape
+    if not is_worth_its_time(count, rows, columns, compute):
         return None
+    needed = SVD_COPIES * blocks.numel() * blocks.element_size()
+    if needed > compute.max_memory:
+        compute.warn(
+            f"no singular values of a {rows} x {columns} matrix: --max-memory {needed} "
+            "has them computed"
+        )
+        return None
+    flops = FLOPS_PER_ENTRY * blocks.numel() * min(rows, columns)
     if flops > SVD_FLOPS and not compute.by_svd:
-        # The Gram matrix, and a reduction to tridiagonal form half of which is slow.
-        quickly = 2.0 * blocks.numel() * side + 4.0 * len(blocks) * float(side) ** 3
-        return _from_gram(blocks, error) if quickly <= GRAM_FLOPS else None
+        return _from_gram(blocks, error)
     factors = interruptible(lambda: decomposed(blocks), flops=flops)
     if factors is None:
         return _from_gram(blocks, error)
@@ -242,6 +255,15 @@ def _with_spectrum(blocks: torch.Tensor, compute: Compute, error: float) -> Meas
     )
     spectrum = _spectrum(blocks, values, Rigor.PROVED, math.nextafter(radius, math.inf), method)
     return Measured(Norm(enclosure, f"{method}, proved by its residual"), spectrum)
+
+
+def is_worth_its_time(count: int, rows: int, columns: int, compute: Compute) -> bool:
+    """Tell whether so many matrices are to be decomposed, or their Gram matrices."""
+    side, entries = min(rows, columns), float(count * rows * columns)
+    # The Gram matrix, and a reduction to tridiagonal form half of which is slow.
+    quickly = 2.0 * entries * side + 4.0 * count * float(side) ** 3
+    affordable = FLOPS_PER_ENTRY * entries * side <= SVD_FLOPS or quickly <= GRAM_FLOPS
+    return compute.full_spectra and (affordable or compute.by_svd)
 
 
 def _from_gram(blocks: torch.Tensor, error: float) -> Measured:
@@ -275,23 +297,37 @@ def _norm_only(blocks: torch.Tensor, compute: Compute, error: float) -> Measured
 
 def _block_norm(block: torch.Tensor, compute: Compute) -> Norm:
     side = min(block.shape)
-    # Gram matrix, shifted copy and factor.
-    if 3 * side * side * block.element_size() > compute.max_memory:
-        lower, _ = _krylov_lower(block, compute.max_memory)
-        return _crude(block, lower, "no memory for a Cholesky proof")
+    if _proof_bytes(block, block.device) > compute.max_memory:
+        return _in_runs(block, compute)
     if side <= _EIGENVALUE_SIDE:
         return Norm(proved_norm(block.unsqueeze(0)), "Cholesky proof")
     lower, candidate = _krylov_lower(block, compute.max_memory)
     grams, gram_error = gram(block.unsqueeze(0))
     proved = raised_until_proved(grams, gram_error, candidate)
     if proved is None:
-        return _crude(block, lower, "every Cholesky proof failed")
+        upper = max(crude_upper(block), lower)
+        method = "√(‖A‖₁‖A‖∞) or ‖A‖_F (every Cholesky proof failed)"
+        return Norm(Enclosure.of(lower, upper, Rigor.PROVED), method)
     return Norm(Enclosure.of(lower, max(proved, lower), Rigor.PROVED), "Cholesky proof")
 
 
-def _crude(block: torch.Tensor, lower: float, why: str) -> Norm:
-    upper = max(crude_upper(block), lower)
-    return Norm(Enclosure.of(lower, upper, Rigor.PROVED), f"√(‖A‖₁‖A‖∞) or ‖A‖_F ({why})")
+def _proof_bytes(blocks: torch.Tensor, device: torch.device) -> int:
+    """Return what a Cholesky proof of one block takes beside it.
+
+    Gram matrix, shifted copy and factor; elsewhere than on the CPU as much again for the residual.
+    """
+    return (3 if device.type == "cpu" else 7) * min(blocks.shape[-2:]) ** 2 * 8
+
+
+def _in_runs(block: torch.Tensor, compute: Compute) -> Norm:
+    """Prove the norm with a third of the memory."""
+    long = block if block.shape[0] >= block.shape[1] else block.mT
+
+    def runs(size: int) -> Iterator[torch.Tensor]:
+        return iter(torch.split(long, size))
+
+    rows, columns = long.shape
+    return TallMatrix(rows, columns, runs, block.device).norm(compute)
 
 
 def _krylov_lower(matrix: torch.Tensor, max_memory: int) -> tuple[float, float]:
@@ -303,6 +339,7 @@ def _krylov_lower(matrix: torch.Tensor, max_memory: int) -> tuple[float, float]:
         start,
         steps=_KRYLOV_STEPS,
         max_memory=max_memory,
+        gain=_KRYLOV_GAIN,
     )
     return attained(matrix, vector), float(torch.linalg.vector_norm(matrix @ vector))
 

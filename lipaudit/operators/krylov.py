@@ -4,20 +4,32 @@ Nothing found here is more than a lower bound, and it becomes one only through t
 ‖Ax‖/‖x‖ that the caller evaluates with its rounding allowance.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 
-from lipaudit.operators.factors import decomposed, eigenvectors
+from lipaudit.operators.factors import decomposed, eigenvectors, largest_eigenvalues
+
+_BETWEEN_LOOKS = 10
+"""Steps after which it is looked whether the largest value still rises."""
 
 Map = Callable[[torch.Tensor], torch.Tensor]
 """One vector in, one vector out: tensors of any fixed shape, no batch axis."""
 
 
 def top_vector(
-    apply: Map, adjoint: Map, start: torch.Tensor, *, steps: int, max_memory: int
+    apply: Map,
+    adjoint: Map,
+    start: torch.Tensor,
+    *,
+    steps: int,
+    max_memory: int,
+    gain: float | None = None,
 ) -> torch.Tensor:
     """Return a unit vector x with ‖A x‖ close to ‖A‖ after so many applications of A and Aᴴ.
+
+    With `gain` fewer are done where the value rises by no more than this share any longer.
 
     Bidiagonalization with full reorthogonalization of the right basis (Golub & Kahan 1965;
     Simon & Zha 2000 show that one side suffices), restarted from the best vector when the
@@ -28,7 +40,7 @@ def top_vector(
     remaining = steps
     while remaining > 0:
         chunk = min(remaining, room)
-        best = _unit(_cycle(apply, adjoint, best, chunk)[0]).reshape(start.shape)
+        best = _unit(_cycle(apply, adjoint, best, chunk, gain)[0]).reshape(start.shape)
         remaining -= chunk
     return best
 
@@ -63,13 +75,16 @@ def _unit(vector: torch.Tensor) -> torch.Tensor:
     return vector / length if length > 0 else vector
 
 
-def _cycle(apply: Map, adjoint: Map, start: torch.Tensor, steps: int) -> torch.Tensor:
+def _cycle(
+    apply: Map, adjoint: Map, start: torch.Tensor, steps: int, gain: float | None = None
+) -> torch.Tensor:
     """Return the Ritz vectors of the Krylov space of AᴴA that so many steps span, best first."""
     space = start.new_empty(steps, start.numel())
     space[0] = start.flatten()
     previous = torch.zeros(0)
     diagonal: list[float] = []
     beside: list[float] = []
+    known = 0.0
     for step in range(steps):
         image = apply(space[step].reshape(start.shape))
         if beside:
@@ -78,6 +93,12 @@ def _cycle(apply: Map, adjoint: Map, start: torch.Tensor, steps: int) -> torch.T
         diagonal.append(alpha)
         if alpha == 0 or step + 1 == steps:
             break
+        if gain is not None and len(diagonal) % _BETWEEN_LOOKS == 0:
+            small = _bidiagonal(diagonal, beside)
+            top = math.sqrt(float(largest_eigenvalues(small.mT @ small)))
+            if top <= known * (1.0 + gain):
+                break
+            known = top
         previous = image / alpha
         back = adjoint(previous).reshape(-1)
         basis = space[: step + 1]
@@ -95,11 +116,16 @@ def _cycle(apply: Map, adjoint: Map, start: torch.Tensor, steps: int) -> torch.T
 
 def _combinations(diagonal: list[float], beside: list[float], basis: torch.Tensor) -> torch.Tensor:
     """Return the basis turned to the singular vectors of the bidiagonal matrix, one a row."""
-    bidiagonal = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
-    if beside:
-        bidiagonal = bidiagonal + torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+    bidiagonal = _bidiagonal(diagonal, beside)
     factors = decomposed(bidiagonal)
     if factors is None:
         _, vectors = eigenvectors(bidiagonal.mT @ bidiagonal)
         return vectors.flip(-1).mT.to(basis) @ basis
     return factors.right.to(basis) @ basis
+
+
+def _bidiagonal(diagonal: list[float], beside: list[float]) -> torch.Tensor:
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64))
+    if beside:
+        matrix = matrix + torch.diag(torch.tensor(beside, dtype=torch.float64), 1)
+    return matrix

@@ -18,10 +18,11 @@ from lipaudit.enclosure import Rigor
 from lipaudit.errors import NotCertified
 from lipaudit.operators import batches
 from lipaudit.operators.base import AbstractLinearOperator
-from lipaudit.operators.batches import in_batches, interruptible
+from lipaudit.operators.batches import between_steps, in_batches, interruptible
 from lipaudit.operators.convolution import convolution
 from lipaudit.operators.dense import DenseOperator
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
+from lipaudit.operators.streamed import StreamedOperator
 
 CPU = choose("cpu")
 CUDA = torch.device("cuda", 0)
@@ -85,6 +86,25 @@ def test_every_item_once_and_in_order(count: int, compute: Compute) -> None:
         assert [item for part in found for item in part] == list(range(count))
 
 
+@pytest.mark.parametrize(("flops", "alone"), [(1e7, True), (1e9, False)])
+def test_small_work_between_steps_stays_on_the_calling_thread(flops: float, alone: bool) -> None:
+    def work(run: slice, device: torch.device) -> set[str]:
+        del run, device
+        return {threading.current_thread().name}
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        there = in_batches(work, 16, bytes_each=1, flops_each=flops, compute=CPU)
+        with between_steps():
+            here = in_batches(work, 16, bytes_each=1, flops_each=flops, compute=CPU)
+    finally:
+        torch.set_num_threads(before)
+    caller = threading.current_thread().name
+    assert caller not in set.union(*there)
+    assert (set.union(*here) == {caller}) is alone
+
+
 def test_pieces_are_halved_until_they_fit() -> None:
     device = Device(1)
     work, tried = fitting(3)
@@ -143,7 +163,7 @@ def test_a_gpus_memory_is_no_memory_of_the_host(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (140 << 30, 141 << 30))
     free = choose("cuda")
-    assert (free.max_memory, free.memory_on(CUDA)) == (DEFAULT_MEMORY, 70 << 30)
+    assert (free.max_memory, free.memory_on(CUDA)) == (DEFAULT_MEMORY, 64 << 30)
     assert free.memory_on(torch.device("cpu")) == DEFAULT_MEMORY
     limited = choose("cuda", max_memory=1 << 24)
     assert (limited.max_memory, limited.memory_on(CUDA)) == (1 << 24, 1 << 24)
@@ -279,6 +299,7 @@ LAYERS: dict[str, Callable[[Compute], AbstractLinearOperator]] = {
     "circular, proved": lambda c: convolution(kernel(5, 4, 3, 3), WRAPPED, (4, 9, 8), by_svd(c)),
     "written out": lambda c: convolution(kernel(3, 2, 3, 3), PLAIN, (2, 6, 6), c),
     "dense": lambda c: DenseOperator(kernel(30, 40), c),
+    "dense, piece by piece": lambda c: StreamedOperator(kernel(90, 80), c),
     "dense, norm only": lambda c: DenseOperator(kernel(300, 280), norm_only(c)),
 }
 

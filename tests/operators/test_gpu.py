@@ -13,6 +13,7 @@ from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.convolution import convolution
 from lipaudit.operators.dense import DenseOperator
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
+from lipaudit.operators.streamed import StreamedOperator
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,6 +50,7 @@ LAYERS: dict[str, Callable[[Compute], AbstractLinearOperator]] = {
     ),
     "dense": lambda c: DenseOperator(kernel(300, 500), c),
     "dense, norm only": lambda c: DenseOperator(kernel(700, 600), replace(c, full_spectra=False)),
+    "dense, piece by piece": lambda c: StreamedOperator(kernel(700, 300).to(torch.bfloat16), c),
     "tiny weights": lambda c: convolution(kernel(8, 8, 3, 3) * 1e-300, PLAIN, None, c),
 }
 

@@ -32,6 +32,24 @@ def test_more_steps_never_lose() -> None:
     assert found == sorted(found)
 
 
+def test_stops_where_the_value_rises_no_more() -> None:
+    matrix = noise(300, 300)
+    truth = float(torch.linalg.matrix_norm(matrix, 2))
+    calls = 0
+
+    def apply(x: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return matrix @ x
+
+    start = krylov.scrambled((300,), matrix.device)
+    vector = krylov.top_vector(
+        apply, lambda y: matrix.mT @ y, start, steps=250, max_memory=1 << 30, gain=1e-9
+    )
+    assert float(torch.linalg.vector_norm(matrix @ vector)) >= truth * (1 - 1e-8)
+    assert 20 <= calls < 120
+
+
 def test_restarts_when_memory_is_short() -> None:
     matrix = noise(40, 40)
     truth = float(torch.linalg.matrix_norm(matrix, 2))
