@@ -1,9 +1,10 @@
 """Growth: time and memory of whole commands against channels, image size, layers and workers.
 
-Each point is one `lipaudit inspect` in a process of its own on a file made for it. Time is that
-of the work (a run on a file of one tiny layer, start-up, is taken away), memory the most the
-process held beyond that run. The exponent p of y ~ x^p is fitted to the upper half of the points
-and set beside the one that the count of operations gives.
+Each point is one `lipaudit inspect` on a file made for it, in a process of its own and without the
+cache. Time is that of the work (a run on a file of one tiny layer, start-up, is taken away), memory
+the most that the process, or all processes where there are several, held beyond that run. The
+exponent p of y ~ x^p is that between the last two points, set beside the one that the count of
+operations gives.
 """
 
 import itertools
@@ -26,6 +27,8 @@ from safetensors.torch import save_file
 TITLE = "Growth: whole commands"
 _LAYERS_EACH = 256
 _NORMS = ("--no-spectra",)
+_BETWEEN_LOOKS = 0.02
+"""Seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +246,24 @@ def _median(path: Path, options: tuple[str, ...], repeats: int) -> tuple[float, 
 def _run(path: Path, options: tuple[str, ...]) -> tuple[float, float]:
     command = [sys.executable, "-m", "lipaudit", "inspect", str(path), "-f", "json", *options]
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603 - our own command
-    _, status, used = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{command} ended with {status}")
-    return time.perf_counter() - start, used.ru_maxrss / 1024
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        command, stdout=subprocess.DEVNULL, env={**os.environ, "LIPAUDIT_CACHE": "off"}
+    )
+    most = 0.0
+    while process.poll() is None:
+        most = max(most, _held(process.pid))
+        time.sleep(_BETWEEN_LOOKS)
+    if process.returncode:
+        raise RuntimeError(f"{command} ended with {process.returncode}")
+    return time.perf_counter() - start, most
+
+
+def _held(process: int) -> float:
+    """Return the megabytes that a process and all below it hold, shared pages counted once."""
+    try:
+        stated = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii")
+        below = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return 0.0  # it ended meanwhile
+    (own,) = [int(line.split()[1]) for line in stated.splitlines() if line.startswith("Pss:")]
+    return own / 1024 + sum(_held(int(child)) for child in below.split())

@@ -10,10 +10,14 @@ import numpy as np
 import torch
 
 _EVICTED = 1 << 26
-"""Bytes written before each call: more than the caches hold, so that nobody starts warm."""
+"""Bytes written before each measurement: more than the caches hold."""
 _AT_REST = 0.3
-"""Seconds before each call: libraries let their threads spin for a fifth of a second after the
-last work they had, on the cores that the next contestant needs."""
+"""Seconds before each measurement: libraries let their threads spin for a fifth of a second after
+the last work they had, on the cores that the next contestant needs."""
+_LONG_ENOUGH = 0.15
+"""Seconds that a measurement lasts at least. Shorter calls are repeated for that long unmeasured,
+then measured for that long: a scheduler may leave threads that wake from a rest on one core at
+first, which is no matter of the method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +42,23 @@ class Timing:
 
 
 def seconds(call: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Time one call, with cold caches and nothing left running on the device."""
+    """Time a call, repeated where it is short, with nothing left running on the device."""
     # Not by torch, whose threads would go on spinning into the time that is measured.
     np.ones(_EVICTED, dtype=np.uint8)
     _finish(device)
     time.sleep(_AT_REST)
+    taken, result = _repeated(call, device)
+    return (taken, result) if taken >= _LONG_ENOUGH else _repeated(call, device)
+
+
+def _repeated(call: Callable[[], Any], device: str) -> tuple[float, Any]:
     start = time.perf_counter()
-    result = call()
-    _finish(device)
-    return time.perf_counter() - start, result
+    calls, passed = 0, 0.0
+    while passed < _LONG_ENOUGH:
+        result = call()
+        _finish(device)
+        calls, passed = calls + 1, time.perf_counter() - start
+    return passed / calls, result
 
 
 def race(

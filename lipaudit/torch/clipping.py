@@ -20,6 +20,7 @@ from lipaudit.analysis.shapes import InputShape
 from lipaudit.errors import UsageError
 from lipaudit.operators.ball import beyond
 from lipaudit.operators.base import Shape
+from lipaudit.operators.batches import between_steps
 from lipaudit.operators.geometry import ConvGeometry
 from lipaudit.operators.padded import shown_at_most
 from lipaudit.operators.single_pass import Torus, precision
@@ -40,6 +41,9 @@ _ROUNDING = 1e-5
 """Slack for the rounding of remembered norms in single precision."""
 _NOISE = 1e-3
 """Up to this share of the limit the rounding errors of a projection do not matter."""
+_SQUARED_EXACTLY = (1e-12, 1e18)
+"""Between these a Frobenius norm is found without scaling, in single precision too: no square of
+an entry that counts leaves its range."""
 _HEADROOM = 6
 """A weight that is scaled down first has a Frobenius norm of so many powers of two times the limit,
 or less."""
@@ -197,6 +201,9 @@ def clip_layer(
 
 def distance(old: torch.Tensor, new: torch.Tensor) -> float:
     """Return ‖W' - W‖_F / ‖W‖_F, 0 of a weight of zeros."""
+    whole = float(torch.linalg.vector_norm(old))
+    if _SQUARED_EXACTLY[0] < whole < _SQUARED_EXACTLY[1]:
+        return float(torch.linalg.vector_norm(new - old)) / whole
     scaled, exponent = near_one(old)
     half = torch.div(exponent, 2, rounding_mode="floor")
     other = torch.ldexp(torch.ldexp(new, -half), half - exponent)
@@ -227,7 +234,10 @@ _known_wish = lru_cache(maxsize=64, typed=True)(_wish)
 
 def _called(module: nn.Module, wish: _Wish, memory: _Memory) -> tuple[Clipped, ...] | None:
     memory.calls += 1
-    return None if memory.calls % wish.every else _clip_all(module, wish, memory)
+    if memory.calls % wish.every:
+        return None
+    with between_steps():
+        return _clip_all(module, wish, memory)
 
 
 @torch.no_grad()
