@@ -43,9 +43,8 @@ class Architecture:
     notes: tuple[str, ...]
 
 
-def read(checkpoint: Model) -> Architecture:
-    """Read the config.json beside the weights of a checkpoint."""
-    file = _beside(checkpoint)
+def read(file: Path) -> Architecture:
+    """Read a config.json."""
     path = str(file)
     source = Source(file)
     if source.size > _MAX_BYTES:
@@ -86,7 +85,7 @@ def read(checkpoint: Model) -> Architecture:
     )
 
 
-def _beside(checkpoint: Model) -> Path:
+def beside(checkpoint: Model) -> Path:
     """Return the config.json of the folder that a checkpoint lies in."""
     folder = checkpoint.folder
     if folder is None and checkpoint.files:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lipaudit.errors import WriteRefused
+from lipaudit.formats import renaming
 
 if TYPE_CHECKING:
     from lipaudit.formats.base import ChangedFile  # reports are written without torch
@@ -216,7 +217,10 @@ def _place(move: _Move, undo: list[_Undo], *, force: bool) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        place.open("xb").close()
+        undo.append(lambda: None if path.exists() else place.unlink())
+        if renaming.without_replacing(path, place):
+            return
+        place.open("xb").close()  # an empty file, for the moment in which it holds the name
         undo.append(place.unlink)
         path.replace(place)
 

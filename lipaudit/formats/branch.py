@@ -45,12 +45,22 @@ class Branch:
             here = here.parent
         return here.parent or here
 
+    @property
+    def first(self) -> object:
+        """The first key from the top; "" at the top itself."""
+        return next((key for key in reversed([key for _, key in self._steps()])), "")
+
+    @property
+    def length(self) -> int:
+        """How many characters it would take at least, written out."""
+        return sum(1 + (len(key) if isinstance(key, str) else 1) for _, key in self._steps())
+
     def __str__(self) -> str:
         return _joined([before + name_of(key) for before, key in self._steps()])
 
     def shown(self) -> str:
         """Return the name for a message, what is long in it cut."""
-        return _cut(_joined([before + _cut(name_of(key)) for before, key in self._steps()]))
+        return Titles().of(self)
 
     def _steps(self) -> Iterator[tuple[str, object]]:
         here = self
@@ -62,10 +72,35 @@ class Branch:
 TOP = Branch(None, "", "")
 
 
+class Titles:
+    """What branches are called in messages; that of a common stem is worked out once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Branch, str]] = {id(TOP): (TOP, "")}
+
+    def of(self, branch: Branch) -> str:
+        """Return the name of a branch, what is long in it cut."""
+        way = []
+        here = branch
+        while id(here) not in self._known and here.parent is not None:
+            way.append(here)
+            here = here.parent
+        text = self._known[id(here)][1] if id(here) in self._known else ""
+        for step in reversed(way):
+            last = _joined([step.before + _cut(name_of(step.key))])
+            between = step.before if text and step.before != "[" else ""
+            text = _cut(text + between + last)
+            if step is not branch:
+                self._known[id(step)] = (step, text)
+        return text
+
+
 def name_of(key: object) -> str:
     """Return what a key of a dictionary is called; objects have no name that is safe to make."""
     if isinstance(key, (str, Global)):
         return str(key)
+    if isinstance(key, bytes):
+        return key.decode("utf-8", "backslashreplace")
     if isinstance(key, int) and key.bit_length() > _LONGEST_KEY:
         return f"integer of {key.bit_length():,} bits"
     if isinstance(key, tuple):

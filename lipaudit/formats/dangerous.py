@@ -90,6 +90,11 @@ def _is_internal(step: str) -> bool:
     return step.startswith("__") and step.endswith("__")
 
 
+def is_ordinary(name: Global) -> bool:
+    """Tell whether the name is of a package that nearly every checkpoint mentions."""
+    return name.module.split(".", 1)[0] in _ORDINARY
+
+
 def alarms(*pickles: Pickled) -> tuple[str, ...]:
     """Return one sentence for each dangerous name that the pickles mention."""
     return calls(name for pickle in pickles for name in pickle.globals)
@@ -103,9 +108,7 @@ def calls(names: Iterable[Global]) -> tuple[str, ...]:
 def strangers(pickled: Pickled) -> tuple[str, ...]:
     """Say which names of other packages than torch the pickle mentions, if it does."""
     names = [
-        str(name)
-        for name in pickled.globals
-        if name.module.split(".", 1)[0] not in _ORDINARY and not is_dangerous(name)
+        str(name) for name in pickled.globals if not is_ordinary(name) and not is_dangerous(name)
     ]
     if not names:
         return ()

@@ -1,5 +1,8 @@
 """Detection: which format a file is in, from its content; the suffix is only a hint."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from lipaudit.graph.model import Model
 
 def read_model(path: str) -> Model:
     """Read the model in a file or a folder, whatever its format."""
-    with noted() as noticed:
+    with noted() as noticed, _uncollected():
         source = opened(path)
         try:
             model = read_folder(Path(path)) if source is None else _read_file(source)
@@ -27,6 +30,22 @@ def read_model(path: str) -> Model:
         if fingerprint not in noticed:
             raise changed(file)
     return replace(model, fingerprints=seen)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Let nobody look for garbage meanwhile.
+
+    All that is made is kept: the millions of objects of a large file would be gone through again
+    and again.
+    """
+    wanted = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if wanted:
+            gc.enable()
 
 
 def _read_file(source: Source) -> Model:

@@ -107,7 +107,7 @@ def _slot(model: Model, key: str, files: Mapping[Path, _Storages]) -> Slot:
 def _storage(storages: _Storages, slot: Slot) -> bytearray:
     place = (slot.offset, slot.length)
     if place not in storages:
-        storages[place] = bytearray(Source(slot.path).read(*place))
+        storages[place] = Source(slot.path).load(*place)
     return storages[place]
 
 

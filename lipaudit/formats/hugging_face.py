@@ -10,6 +10,7 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from lipaudit.errors import LipauditError, UnsafeFile, UsageError
 from lipaudit.formats import architecture, live, loose
 from lipaudit.formats.architecture import CONFIG, Architecture
 from lipaudit.graph.constant import Constant, Shape
-from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.model import Model, Origin, Topology
 from lipaudit.graph.node import Graph
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "USE_HUB_KERNELS": "NO"}
@@ -37,9 +38,10 @@ _DECODED = "decoder_inputs_embeds"
 _PIXELS = "pixel_values"
 
 
-def from_config(checkpoint: Model, shapes: Sequence[Shape]) -> Model:
-    """Give a checkpoint the graph that the config.json beside it stands for."""
-    stated = architecture.read(checkpoint)
+def from_config(checkpoint: Model, shapes: Sequence[Shape], config: Path | None = None) -> Model:
+    """Give a checkpoint the graph that a config.json stands for: the one beside it, or another."""
+    file = architecture.beside(checkpoint) if config is None else config
+    stated = architecture.read(file)
     with _offline():
         module = _built(stated)
         weights = _weights(module, checkpoint, stated)
@@ -61,7 +63,9 @@ def from_config(checkpoint: Model, shapes: Sequence[Shape]) -> Model:
             nodes=(*graph.nodes, *rest.nodes),
             constants={**rest.constants, **graph.constants},
         ),
-        factory=CONFIG,
+        origin=Origin.CONFIG,
+        config=file,
+        examples=tuple(shapes),
         topology=Topology.STATED,
         assumptions=assumptions,
         unread=(),
@@ -103,11 +107,13 @@ def _library(name: str) -> Any:
 def _built(stated: Architecture) -> Any:
     """Build the module without a weight."""
     try:
-        with live.quiet(), torch.device("meta"), _counted():
+        with live.quiet():
+            # Imported outside of the device, on which the library's own constants would stay.
             transformers = _library("transformers")
             config = _config(stated, transformers)
-            module = _class(stated, config, transformers)._from_config(config)
-            return module.eval()
+            found = _class(stated, config, transformers)
+            with torch.device("meta"), _counted():
+                return found._from_config(config).eval()
     except LipauditError as error:
         error.path = error.path or stated.path
         raise

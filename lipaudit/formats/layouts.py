@@ -6,13 +6,14 @@ of their memory.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from lipaudit.errors import MalformedFile
+from lipaudit.formats import slots
 from lipaudit.formats.pickle_guard import Global, Record
-from lipaudit.formats.rebuilding import Missing
+from lipaudit.formats.rebuilding import NO_DATA, Missing
 from lipaudit.graph.constant import Constant
 
 _ROWS_FIRST = ("sparse_csr", "sparse_bsr")
@@ -21,7 +22,22 @@ _ROUNDING = 2.0**-53
 """Of one product in float64."""
 _LEAST_NORMAL = 2.0**-1022
 _CODES = ("int8", "uint8", "int32")
+_MOST_BYTES = 64 << 20
+"""Of the indices and scales of all tensors of a file, which are looked at when it is opened."""
+_MOST_SCALES = 1 << 22
+"""Of all quantized tensors of a file; one list of them can be given to many."""
 _REAL = ("float32", "float64", "int32", "int64")
+
+
+@dataclass(frozen=True, slots=True)
+class _Vector:
+    """Scales or zero points of quantized tensors."""
+
+    numbers: torch.Tensor
+    are_whole: bool
+    """Whether they are integers that no zero point exceeds."""
+    are_normal: bool
+    """Whether none but 0 is below the normal numbers."""
 
 
 class Layouts:
@@ -31,13 +47,17 @@ class Layouts:
         self._path = path
         self.quantized: dict[str, int] = {}
         """Type -> how many tensors were turned into the numbers they stand for."""
+        self._bytes = _MOST_BYTES
+        self._scales = _MOST_SCALES
+        # Under the identity of what they were read from, which is held lest another takes it.
+        self._vectors: dict[int, tuple[object, _Vector]] = {}
 
     def rebuilt(self, call: str, args: tuple[object, ...], name: str) -> object:
         """Return the tensor, or why it has no values; its parts are constants already."""
         if call == "_rebuild_sparse_tensor":
             return self._sparse(args, name)
         if "meta" in call:
-            return Missing("meta-tensor", "it has no data (meta tensor)")
+            return NO_DATA
         layout = "nested" if "nested" in call else call
         return _unread(f"{layout} tensors")
 
@@ -49,30 +69,46 @@ class Layouts:
             return codes
         if codes.dtype not in _CODES:
             raise self._broken("quantized", name, f"codes of type {codes.dtype}")
+        self._scales -= sum(map(_count, parts))
+        self._bytes -= _stored(parts)
+        if self._scales < 0 or self._bytes < 0:
+            return _unread(f"quantized tensors with more than {_MOST_SCALES:,} scales")
+        shape: tuple[int, ...] = ()
         if kind == "per_tensor_affine" and len(parts) == 3:
-            scale, zeros = self._numbers(parts[1:2], name), self._numbers(parts[2:3], name)
-            shape: tuple[int, ...] = ()
+            scales, points = self._read(parts[1:2], name), self._read(parts[2:3], name)
         elif kind == "per_channel_affine" and len(parts) == 4:
-            scale, zeros = self._numbers(parts[1], name), self._numbers(parts[2], name)
-            shape = self._channels(codes, parts[3], len(scale), name)
+            scales, points = self._vector(parts[1], name), self._vector(parts[2], name)
+            shape = self._channels(codes, parts[3], len(scales.numbers), name)
         else:
             return _unread(f"quantized tensors of scheme {kind or 'unknown'}")
-        if len(zeros) != len(scale) or any(not z.is_integer() or abs(z) > 1 << 31 for z in zeros):
+        if len(points.numbers) != len(scales.numbers) or not points.are_whole:
             raise self._broken("quantized", name, "zero points that do not fit")
-        scales = torch.tensor(scale, dtype=torch.float64).reshape(shape)
-        points = torch.tensor(zeros, dtype=torch.float64).reshape(shape)
         stored = f"q{codes.dtype}"
         self.quantized[stored] = self.quantized.get(stored, 0) + 1
+        factors, origins = scales.numbers.reshape(shape), points.numbers.reshape(shape)
         # Codes and zero points have 33 bits: their difference is exact. Below the normal numbers
         # a rounding is no longer small beside the product.
-        exact = all(s == 0 or abs(s) >= _LEAST_NORMAL for s in scale)
         return replace(
             codes,
             dtype="float64",
-            read=lambda: (codes.read().to(torch.float64) - points) * scales,
+            read=lambda: (codes.read().to(torch.float64) - origins) * factors,
             slot=None,
             scaled_by=None,
-            entry_error=_ROUNDING if exact else math.inf,
+            entry_error=_ROUNDING if scales.are_normal else math.inf,
+        )
+
+    def _vector(self, value: object, name: str) -> "_Vector":
+        """Return scales or zero points, which very many tensors may share."""
+        if id(value) not in self._vectors:
+            self._vectors[id(value)] = (value, self._read(value, name))
+        return self._vectors[id(value)][1]
+
+    def _read(self, value: object, name: str) -> "_Vector":
+        numbers = self._numbers(value, name)
+        return _Vector(
+            torch.tensor(numbers, dtype=torch.float64),
+            are_whole=all(n.is_integer() and abs(n) <= 1 << 31 for n in numbers),
+            are_normal=all(n == 0 or abs(n) >= _LEAST_NORMAL for n in numbers),
         )
 
     def _channels(self, codes: Constant, axis: object, count: int, name: str) -> tuple[int, ...]:
@@ -99,6 +135,9 @@ class Layouts:
         layout = args[0].args[0] if args and isinstance(args[0], Record) and args[0].args else ""
         parts = args[1] if len(args) == 2 and isinstance(args[1], tuple) else ()
         kind = str(layout).removeprefix("torch.")
+        self._bytes -= _stored(parts[:2])
+        if self._bytes < 0:
+            return _unread(f"sparse tensors with more than {_MOST_BYTES >> 20} MB of indices")
         if kind == "sparse_coo" and len(parts) in {3, 4}:
             self._check_coordinates(parts, name)
         elif kind in {*_ROWS_FIRST, *_COLUMNS_FIRST} and len(parts) == 4:
@@ -139,11 +178,11 @@ class Layouts:
         if kind in _COLUMNS_FIRST:
             rows, columns, words = columns, rows, ("column", "row")
         entries = places.shape[-1]
-        steps = starts.diff(dim=-1)
         ends_well = starts.shape[-1] == rows + 1 and bool(
             (starts[..., 0] == 0).all() and (starts[..., -1] == entries).all()
         )
-        if not ends_well or bool((steps < 0).any()):
+        # Compared, not subtracted: a difference of two can overflow.
+        if not ends_well or bool((starts[..., 1:] < starts[..., :-1]).any()):
             raise self._broken("sparse", name, f"{words[0]} starts that do not fit its size")
         self._check_range(places, columns, words[1], name)
 
@@ -162,7 +201,9 @@ class Layouts:
     def _sizes(self, value: object, name: str) -> tuple[int, ...]:
         if isinstance(value, Record) and value.kind == "torch.Size" and len(value.args) == 1:
             value = value.args[0]
-        parts = value if isinstance(value, (tuple, list)) else (None,)
+        parts = value if isinstance(value, tuple) else (None,)
+        if len(parts) > slots.MAX_RANK:
+            raise self._broken("sparse", name, f"{len(parts):,} dimensions")
         sizes = tuple(part for part in parts if isinstance(part, int) and 0 <= part < 1 << 63)
         if len(sizes) != len(parts):
             raise self._broken("sparse", name, "a size that is no number")
@@ -177,6 +218,18 @@ class Layouts:
 
 def _axis_name(axis: int, rank: int) -> str:
     return ("row", "column")[axis] if rank == 2 else f"index of axis {axis}"
+
+
+def _stored(parts: tuple[object, ...]) -> int:
+    """Return how many bytes are read for them: a part of a storage costs all of it."""
+    return sum(part.slot.length for part in parts if isinstance(part, Constant) and part.slot)
+
+
+def _count(part: object) -> int:
+    """Return how many scales or zero points there are."""
+    if isinstance(part, Constant):
+        return part.items
+    return len(part) if isinstance(part, (tuple, list)) else 0
 
 
 def _moderate(value: object) -> float | None:

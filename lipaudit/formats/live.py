@@ -21,14 +21,15 @@ from torch.export.graph_signature import InputKind, OutputKind
 from lipaudit.errors import LipauditError, UsageError
 from lipaudit.formats.aten.call import SYMBOL, AtenCall, Ref, Values
 from lipaudit.formats.aten.catalog import translate
+from lipaudit.formats.module_attributes import depends_on_mode
 from lipaudit.formats.module_record import from_live
-from lipaudit.formats.modules import of_modules
+from lipaudit.formats.modules import of_modules, taken_at_inference
 from lipaudit.formats.tables import Tables
 from lipaudit.graph import spec
 from lipaudit.graph.builder import GraphBuilder
 from lipaudit.graph.constant import Constant, Shape, computed
 from lipaudit.graph.dtypes import dtype_name
-from lipaudit.graph.model import Model, Topology
+from lipaudit.graph.model import Model, Origin, Topology
 from lipaudit.graph.node import Edge, Graph
 from lipaudit.graph.stated import Axes
 
@@ -60,7 +61,17 @@ def from_module(module: torch.nn.Module, shapes: Sequence[Shape]) -> Model:
         tensors=tensors,
         graph=graph,
         topology=Topology.STATED,
+        assumptions=taken_at_inference(_in_training(module)),
     )
+
+
+def _in_training(module: torch.nn.Module) -> list[str]:
+    """Return the names of the parts that are in training mode and do something else in it."""
+    return [
+        name or type(part).__name__
+        for name, part in module.named_modules()
+        if depends_on_mode(f"torch.nn.{type(part).__name__}", {**vars(part)})
+    ]
 
 
 def batched(module: torch.nn.Module, shapes: Sequence[Shape]) -> tuple[Shape, ...]:
@@ -104,7 +115,8 @@ def from_factory(name: str, checkpoint: Model, shapes: Sequence[Shape]) -> Model
     return replace(
         checkpoint,
         graph=graph,
-        factory=name,
+        origin=Origin.FACTORY,
+        examples=tuple(shapes),
         topology=Topology.STATED,
         assumptions=(),
         unread=(),

@@ -47,12 +47,17 @@ def convolution(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None
         "kernel_shape": weight.shape[2:],
     }
     if "Transpose" in module.kind:
-        attributes["output_padding"] = module.integers("output_padding", rank) or (0,) * rank
+        extra = module.integers("output_padding", rank)
+        if mode != "zeros" or (extra is None and "output_padding" in module.attributes):
+            return None
+        attributes["output_padding"] = extra or (0,) * rank
         return build.add(
             "ConvTranspose", [x, *_own(module, build)], name=module.title, attributes=attributes
         )
     domain = ""
     if mode != "zeros":
+        if not _pads_alike(module, pads):
+            return None
         attributes["padding_mode"] = mode
         domain = TORCH_DOMAIN
     return build.add(
@@ -72,6 +77,14 @@ def _padding(
         return (*(t // 2 for t in totals), *(t - t // 2 for t in totals))
     sizes = module.integers("padding", len(kernel))
     return None if sizes is None else sizes * 2
+
+
+def _pads_alike(module: ModuleRecord, pads: tuple[int, ...]) -> bool:
+    """Tell whether the list that torch pads by, last axis first, says the same as the padding."""
+    rank = len(pads) // 2
+    wanted = [pad for at in reversed(range(rank)) for pad in (pads[at], pads[rank + at])]
+    stated = module.attributes.get("_reversed_padding_repeated_twice", wanted)
+    return isinstance(stated, (list, tuple)) and [*stated] == wanted
 
 
 @translates("BatchNorm1d", "BatchNorm2d", "BatchNorm3d")
@@ -118,6 +131,31 @@ def elu(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
     return _simple(module, build, x, "Elu", {"alpha": module.number("alpha", 1.0)})
 
 
+@translates("CELU")
+def celu(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
+    """Write a continuously differentiable exponential linear unit."""
+    return _simple(module, build, x, "Celu", {"alpha": module.number("alpha", 1.0)})
+
+
+@translates("Softplus")
+def softplus(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
+    """Write log(1 + exp(βx)) / β, and x itself past a threshold."""
+    attributes: dict[str, Attribute] = {
+        "beta": module.number("beta", 1.0),
+        "threshold": module.number("threshold", 20.0),
+    }
+    return build.add("Softplus", [x], name=module.title, attributes=attributes, domain=TORCH_DOMAIN)
+
+
+@translates("GLU")
+def glu(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
+    """Write one half gated by the other."""
+    axis = module.attributes.get("dim", -1)
+    if not is_size(axis):
+        return None
+    return build.add("GLU", [x], name=module.title, attributes={"dim": axis}, domain=TORCH_DOMAIN)
+
+
 @translates("PReLU")
 def prelu(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
     """Write a rectifier with one learned slope; several would need the input's rank."""
@@ -130,28 +168,29 @@ def prelu(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
 @translates("ReLU6")
 def relu6(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
     """Write a rectifier that ends at 6."""
-    return build.add("Clip", [x, build.scalar(0.0), build.scalar(6.0)], name=module.title)
+    return _clip(module, build, x, (0.0, 6.0))
 
 
 @translates("Hardtanh")
 def hardtanh(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
     """Write a projection onto an interval."""
-    ends = [module.number("min_val", -1.0), module.number("max_val", 1.0)]
-    return build.add("Clip", [x, *(build.scalar(end) for end in ends)], name=module.title)
+    return _clip(module, build, x, (-1.0, 1.0))
 
 
 @translates("GELU")
 def gelu(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
     """Write a Gaussian error linear unit, exact or with tanh."""
     form = module.attributes.get("approximate", "none")
-    return _simple(module, build, x, "Gelu", {"approximate": str(form)})
+    if not isinstance(form, str):
+        return None
+    return _simple(module, build, x, "Gelu", {"approximate": form})
 
 
 @translates("Softmax", "LogSoftmax")
 def softmax(module: ModuleRecord, build: GraphBuilder, x: str) -> str | None:
     """Softmax along a stated axis."""
     axis = module.attributes.get("dim")
-    if not isinstance(axis, int):
+    if not is_size(axis):
         return None
     return _simple(module, build, x, module.kind.rpartition(".")[2], {"axis": axis})
 
@@ -208,7 +247,8 @@ def adaptive_average_pool(module: ModuleRecord, build: GraphBuilder, x: str) -> 
 def _windows(module: ModuleRecord) -> dict[str, Attribute] | None:
     rank = int(module.kind[-2])
     kernel = module.integers("kernel_size", rank)
-    stride = module.integers("stride", rank) or kernel
+    is_stated = module.attributes.get("stride") is not None
+    stride = module.integers("stride", rank) if is_stated else kernel
     padding = module.integers("padding", rank)
     if kernel is None or stride is None or padding is None:
         return None
@@ -218,6 +258,15 @@ def _windows(module: ModuleRecord) -> dict[str, Attribute] | None:
         "pads": padding * 2,
         "ceil_mode": int(module.flag("ceil_mode", default=False)),
     }
+
+
+def _clip(
+    module: ModuleRecord, build: GraphBuilder, x: str, ends: tuple[float, float]
+) -> str | None:
+    low, high = module.number("min_val", ends[0]), module.number("max_val", ends[1])
+    if not low <= high:
+        return None
+    return build.add("Clip", [x, build.scalar(low), build.scalar(high)], name=module.title)
 
 
 def _own(module: ModuleRecord, build: GraphBuilder) -> list[str]:

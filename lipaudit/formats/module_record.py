@@ -7,10 +7,16 @@ from typing import TypeGuard
 
 import torch
 
-from lipaudit.formats import parametrizations
+from lipaudit.formats import hidden, module_attributes, parametrizations
 from lipaudit.formats.pickle_guard import Global, Persistent, Record
 from lipaudit.formats.rebuilding import Missing
 from lipaudit.graph.constant import Constant, computed
+
+_SOURCE = 4
+"""Parts of what old torch names a class by: ("module", class, file, text)."""
+_RECONSTRUCTORS = ("copyreg._reconstructor", "copy_reg._reconstructor")
+_GROUPS = ("_parameters", "_buffers", "_modules")
+_OBJECTS = ("builtins.object", "__builtin__.object")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,10 @@ class ModuleRecord:
     attributes: Mapping[str, object]
     tensors: Mapping[str, Constant]
     children: Mapping[str, "ModuleRecord"]
+    change: str = ""
+    """What makes it another function than its class, which is known; "" for nothing."""
+    was_training: bool = False
+    """Whether it was in training mode, and is another function at inference."""
 
     @property
     def title(self) -> str:
@@ -41,10 +51,10 @@ class ModuleRecord:
         return None
 
     def number(self, name: str, default: float) -> float:
-        """Return a numeric attribute; one that float64 cannot hold is infinite."""
+        """Return a numeric attribute; one that float64 cannot hold is infinite, others are NaN."""
         value = self.attributes.get(name, default)
         if not isinstance(value, (int, float)):
-            return default
+            return math.nan
         try:
             return float(value)
         except OverflowError:
@@ -77,27 +87,47 @@ def _from_pickle(
             full = f"{key}/{_dotted(name, field)}" if key else _dotted(name, field)
             if full in tensors:
                 own[field] = tensors[full]
+    above = {*above, id(record)}
     children = {
-        field: _from_pickle(child, tensors, key, _dotted(name, field), {*above, id(record)})
-        for field, child in _entries(state.get("_modules")).items()
+        field: _from_pickle(child, tensors, key, _dotted(name, field), above)
         if isinstance(child, Record) and id(child) not in above
+        else _no_module(child, _dotted(name, field))
+        for field, child in _entries(state.get("_modules")).items()
     }
+    kind = str(made_by) if isinstance(made_by, Global) else "unknown"
+    odd = "" if _is_plainly_made(record) else "it is made in a way that is not read"
     return ModuleRecord(
-        str(made_by) if isinstance(made_by, Global) else "unknown",
+        kind,
         name,
         {field: v for field, v in state.items() if isinstance(field, str)},
         _effective(own, name),
         children,
+        odd or module_attributes.change(kind, state, own),
+        module_attributes.depends_on_mode(kind, state),
     )
+
+
+def _no_module(value: object, name: str) -> ModuleRecord:
+    """Stand for what is in a module's place and is none, or is one that holds this one."""
+    kind = str(value) if isinstance(value, Global) else type(value).__name__
+    return ModuleRecord(kind, name, {}, {}, {})
+
+
+def _is_plainly_made(record: Record) -> bool:
+    """Tell whether an object is nothing but its class and its state."""
+    args = record.args
+    if record.kind in _RECONSTRUCTORS:
+        args = () if len(args) == 3 and str(args[1]) in _OBJECTS and args[2] is None else args
+    return not (args or record.items or record.elements) and isinstance(record.state, dict)
 
 
 def _class_of(record: Record) -> object:
     """Return the class of a pickled object, which old torch keeps beside its source text."""
     made_by = record.made_by
-    if record.kind in {"copyreg._reconstructor", "copy_reg._reconstructor"} and record.args:
+    if record.kind in _RECONSTRUCTORS and record.args:
         made_by = record.args[0]
     if isinstance(made_by, Persistent) and isinstance(made_by.identity, tuple):
-        named = [part for part in made_by.identity if isinstance(part, Global)]
+        named = [part for part in made_by.identity[:_SOURCE] if isinstance(part, Global)]
         made_by = named[0] if named else made_by
     return made_by
 
@@ -106,17 +136,27 @@ def from_live(module: torch.nn.Module, name: str = "") -> ModuleRecord:
     """Read a live module; its tensors are shared, not copied."""
     own = {
         field: computed(_dotted(name, field), value.detach())
-        for group in (module._parameters, module._buffers)
+        for group in (module._buffers, module._parameters)  # the second goes first in torch
         for field, value in group.items()
         if value is not None
     }
-    kind = type(module)
+    kind = f"{type(module).__module__}.{type(module).__qualname__}"
+    # Not named_children, which leaves out a module that stands there a second time.
+    children = {
+        field: from_live(child, _dotted(name, field))
+        if isinstance(child, torch.nn.Module)
+        else _no_module(child, _dotted(name, field))
+        for field, child in module._modules.items()
+    }
+    state: dict[str, object] = dict(vars(module))
     return ModuleRecord(
-        f"{kind.__module__}.{kind.__qualname__}",
+        kind,
         name,
-        dict(vars(module)),
+        state,
         own,
-        {field: from_live(child, _dotted(name, field)) for field, child in module.named_children()},
+        children,
+        module_attributes.change(kind, state, own),
+        module_attributes.depends_on_mode(kind, state),
     )
 
 
@@ -131,6 +171,8 @@ def missing_of(record: Record, key: str) -> dict[str, Missing]:
     """Return likewise the tensors that the module should have, and whose numbers are not there."""
     found: dict[str, Constant | Missing] = {}
     _collect(record, key, "", found, set())
+    slots = {value.slot for value in found.values() if isinstance(value, Constant) and value.slot}
+    _collect_hidden(record, _Shelf(key, found, frozenset(slots)), "", set())
     return {name: value for name, value in found.items() if isinstance(value, Missing)}
 
 
@@ -166,16 +208,59 @@ def _collect(
         for field, value in _entries(state.get(group)).items():
             if isinstance(value, (Constant, Missing)):
                 full = f"{key}/{_dotted(name, field)}" if key else _dotted(name, field)
-                found[full] = value
+                found.setdefault(full, value)  # torch looks for a parameter first
     for field, child in _entries(state.get("_modules")).items():
         if isinstance(child, Record) and id(child) not in above:
             _collect(child, key, _dotted(name, field), found, {*above, id(record)})
 
 
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    """Where hidden tensors are noted: the key of the module, and what is known of others."""
+
+    key: str
+    found: dict[str, Constant | Missing]
+    slots: frozenset[object]
+    """Of the tensors that have a name."""
+
+    def note(self, name: str, value: object, seen: set[int]) -> None:
+        """Note that tensors without a name are in a value."""
+        for tensor in hidden.held(value, seen):
+            if not isinstance(tensor, Constant) or tensor.slot not in self.slots:
+                full = f"{self.key}/{name}" if self.key else name
+                self.found[full] = hidden.missing(value)
+
+
+def _collect_hidden(record: Record, shelf: _Shelf, name: str, seen: set[int]) -> None:
+    """Note what holds tensors and is neither a parameter, nor a buffer, nor a module."""
+    seen.add(id(record))
+    state = record.state if isinstance(record.state, dict) else {}
+    known: set[str] = set()
+    for group in _GROUPS:
+        whole = state.get(group)
+        table = module_attributes.table(whole)
+        if table is None:
+            shelf.note(_dotted(name, group), whole, seen)
+        for field, value in (table or {}).items():
+            full = _dotted(name, field if isinstance(field, str) else group)
+            is_module = isinstance(value, Record) and isinstance(value.state, dict)
+            if not isinstance(field, str):
+                shelf.note(full, value, seen)
+            elif group == "_modules" and is_module and isinstance(value, Record):
+                if id(value) not in seen:
+                    _collect_hidden(value, shelf, full, seen)
+            elif not isinstance(value, (Constant, Missing)) or full in known:
+                shelf.note(full, value, seen)
+            known.add(full)
+    made = "weight" if module_attributes.remade(state) else ""
+    for field, value in state.items():
+        if field not in {*_GROUPS, made}:
+            shelf.note(_dotted(name, str(field)), value, seen)
+
+
 def _entries(value: object) -> dict[str, object]:
-    if isinstance(value, Record):
-        value = value.items
-    return {k: v for k, v in value.items() if isinstance(k, str)} if isinstance(value, dict) else {}
+    table = module_attributes.table(value) or {}
+    return {k: v for k, v in table.items() if isinstance(k, str)}
 
 
 def _dotted(name: str, field: str) -> str:

@@ -4,10 +4,11 @@ One small translator a class, by its name in torch.nn. Classes that are one attr
 operation come from the registry of layers.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lipaudit.errors import UnsafeFile
+from lipaudit.formats.module_attributes import CLASSES, bare
 from lipaudit.formats.module_record import (
     ModuleRecord,
     from_pickle,
@@ -25,6 +26,7 @@ from lipaudit.graph.node import Edge, Graph
 from lipaudit.layers.registry import all_kinds
 
 _MAX_PATHS = 200_000
+_NAMED = 3
 PYTHON_DOMAIN = "python"
 """Of operations that are somebody's Python class."""
 
@@ -68,7 +70,7 @@ def assemble(
         for name, missing in missing_of(record, key).items()
     )
     model = of_modules(modules, {**others, **tensors}, path=path, format=format)
-    return replace(model, unread=unread)
+    return replace(model, unread=(*model.unread, *unread))
 
 
 def unread_tensor(key: str, missing: Missing) -> Unread:
@@ -94,12 +96,16 @@ def of_modules(
     format: str,  # noqa: A002
 ) -> Model:
     """Turn module records into a model."""
-    stated = len(modules) == 1 and _bare(modules[0].kind) == "Sequential"
+    stated = len(modules) == 1 and bare(modules[0].kind) == "Sequential" and _is_chain(modules[0])
     graph = _sequential_graph(modules[0]) if stated else _loose_graph(modules)
     notes: tuple[str, ...] = ()
     if not stated:
         kinds = ", ".join(dict.fromkeys(module.kind for module in modules))
         notes = (f"the forward code of {kinds} is not read",)
+    every = [leaf for module in modules for leaf in _leaves(module)]
+    notes += tuple(f"{leaf.title!r} is no plain {bare(leaf.kind)}: {leaf.change}"
+                   for leaf in every if leaf.change and bare(leaf.kind))  # fmt: skip
+    names = [leaf.title for leaf in every if leaf.was_training]
     return Model(
         path=path,
         format=format,
@@ -107,8 +113,34 @@ def of_modules(
         tensors=dict(tensors),
         graph=graph,
         topology=Topology.STATED if stated else Topology.UNKNOWN,
+        assumptions=taken_at_inference(names),
         notes=notes,
+        unread=tuple(
+            Unread(_dotted(leaf, field), "tensor", "hidden-tensor", f"its layer: {leaf.change}")
+            for leaf in every
+            if leaf.change and bare(leaf.kind)
+            for field in leaf.tensors
+        ),
     )
+
+
+def taken_at_inference(names: Sequence[str]) -> tuple[str, ...]:
+    """Say that layers which do something else in training mode were in it."""
+    if not names:
+        return ()
+    shown = ", ".join(names[:_NAMED]) + (" and others" if len(names) > _NAMED else "")
+    return (f"taken at inference: it was saved in training mode ({shown})",)
+
+
+def _is_chain(module: ModuleRecord) -> bool:
+    """Tell whether all that holds layers is a Sequential which runs its children in order."""
+    is_sequential = bare(module.kind) == "Sequential" and not module.change
+    children = module.children.values()
+    return is_sequential and all(_is_chain(child) for child in children if child.children)
+
+
+def _dotted(leaf: ModuleRecord, field: str) -> str:
+    return f"{leaf.name}.{field}" if leaf.name else field
 
 
 def _sequential_graph(module: ModuleRecord) -> Graph:
@@ -131,7 +163,7 @@ def _loose_graph(modules: list[ModuleRecord]) -> Graph:
     builder = GraphBuilder()
     for module in modules:
         for leaf in _leaves(module):
-            if leaf.tensors and _bare(leaf.kind) in _translators:
+            if leaf.tensors and bare(leaf.kind) in _translators:
                 scratch = GraphBuilder()
                 scratch.input(Edge("input"))
                 continue_with(leaf, scratch, "input")
@@ -154,14 +186,11 @@ def _leaves(module: ModuleRecord) -> Iterator[ModuleRecord]:
         yield from _leaves(child)
 
 
-def _bare(kind: str) -> str:
-    """Return torch's own class name; "" for a class that is not torch's."""
-    return kind.rpartition(".")[2] if kind.startswith("torch.nn.") else ""
-
-
 def continue_with(module: ModuleRecord, builder: GraphBuilder, edge: str) -> str:
     """Write a module's nodes behind an edge; an unknown class becomes one opaque node."""
-    translator = _translators.get(_bare(module.kind)) or _from_registry(_bare(module.kind))
+    name = bare(module.kind)
+    is_plain = name in CLASSES and not module.change
+    translator = _translators.get(name) or _from_registry(name) if is_plain else None
     made = translator(module, builder, edge) if translator is not None else None
     if made is not None:
         return made

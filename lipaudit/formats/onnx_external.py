@@ -5,6 +5,8 @@ the model's folder; in a Hugging Face cache the model is a link into a folder of
 folder of its real path counts as well (https://github.com/microsoft/onnxruntime/issues/27374).
 """
 
+import hashlib
+import hmac
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ _IGNORED_PREFIX = "prepacked_"
 _LONGEST_NUMBER = 20
 # Some exporters write a file a tensor: thousands, where a process may open about a thousand.
 _MAX_OPEN = 64
+_PIECE = 1 << 22
 
 
 class _Entry(Protocol):
@@ -37,6 +40,8 @@ class Location:
     offset: int
     length: int | None
     """None: all the rest of the file."""
+    checksum: str | None = None
+    """SHA-1 of the whole file in hexadecimal, as onnx.proto has it; None where none is stated."""
 
 
 class ExternalFiles:
@@ -47,6 +52,7 @@ class ExternalFiles:
         self._folders = tuple(dict.fromkeys((model.parent, Path(os.path.realpath(model)).parent)))
         self._sources: dict[str, Source] = {}
         self._seen: dict[str, Fingerprint] = {}
+        self._sums: dict[str, str] = {}
         self.paths: dict[str, Path] = {}
         """Location name -> the path under which it was found."""
         self.hard_linked: list[str] = []
@@ -59,6 +65,16 @@ class ExternalFiles:
                 del self._sources[next(iter(self._sources))]
             self._sources[name] = self._opened(name, tensor)
         return self._sources[name]
+
+    def check(self, said: Location, tensor: str) -> None:
+        """Raise if a checksum is stated and the file has another; each file is read once."""
+        if said.checksum is None:
+            return
+        if said.name not in self._sums:
+            self._sums[said.name] = _sha1(self.open(said.name, tensor))
+        if not hmac.compare_digest(self._sums[said.name], said.checksum.lower()):
+            cause = f"the SHA-1 of its external file {said.name!r} is not the one stated"
+            raise _malformed(cause, tensor, self._model)
 
     def _opened(self, name: str, tensor: str) -> Source:
         _check_name(name, tensor, self._model)
@@ -116,7 +132,18 @@ def location(entries: Iterable[_Entry], tensor: str, model: Path) -> Location:
     if not said.get("location"):
         raise _malformed("external data without a location", tensor, model)
     offset = _number(said, "offset", tensor, model)
-    return Location(said["location"], offset or 0, _number(said, "length", tensor, model))
+    length = _number(said, "length", tensor, model)
+    checksum = said.get("checksum")
+    if checksum is not None and not checksum.isascii():
+        raise _malformed("its external data has a checksum that is none", tensor, model)
+    return Location(said["location"], offset or 0, length, checksum)
+
+
+def _sha1(source: Source) -> str:
+    found = hashlib.sha1(usedforsecurity=False)
+    for start in range(0, source.size, _PIECE):
+        found.update(source.read(start, min(_PIECE, source.size - start)))
+    return found.hexdigest()
 
 
 def _number(said: dict[str, str], key: str, tensor: str, model: Path) -> int | None:

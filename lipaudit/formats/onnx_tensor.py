@@ -63,7 +63,8 @@ class _Stored:
     """Bytes of a tensor, somewhere: in a slot of a file, or decoded on demand."""
 
     length: int
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | bytearray]
+    """Produce them; a bytearray is the caller's own."""
     place: tuple[Path, int] | None
     """File and offset, where the tensor's own bytes lie there as they are."""
     varints: int = 0
@@ -169,8 +170,10 @@ class TensorReader:
                 key, f"{said.name} has {size:,} bytes, needs {said.offset:,} + {needed:,}"
             )
 
-        def read() -> bytes:
-            return self.external.open(said.name, key).read(said.offset, length)
+        self.external.check(said, key)
+
+        def read() -> bytearray:
+            return self.external.open(said.name, key).load(said.offset, length)
 
         return _Stored(length, read, (self.external.paths[said.name], said.offset))
 
@@ -181,7 +184,7 @@ class TensorReader:
         if field in {"raw_data", "float_data", "double_data"}:
             return _Stored(
                 payload.length,
-                lambda: self.source.read(payload.offset, payload.length),
+                lambda: self.source.load(payload.offset, payload.length),
                 (self.source.path, payload.offset),
             )
 
@@ -265,16 +268,17 @@ def _constant(key: str, shape: Shape, dtype: str, stored: _Stored) -> Constant:
     )
 
 
-def _decoded(data: bytes, dtype: str, shape: Shape) -> torch.Tensor:
+def _decoded(data: bytes | bytearray, dtype: str, shape: Shape) -> torch.Tensor:
     count = slots.items(shape)
     if dtype in _NARROW:
         return torch.from_numpy(_unpacked(data, dtype)[:count].reshape(shape))
     if not count:
         return torch.zeros(shape, dtype=slots.torch_dtype(dtype))
-    return torch.frombuffer(bytearray(data), dtype=slots.torch_dtype(dtype)).reshape(shape)
+    own = data if isinstance(data, bytearray) else bytearray(data)
+    return torch.frombuffer(own, dtype=slots.torch_dtype(dtype)).reshape(shape)
 
 
-def _unpacked(data: bytes, dtype: str) -> np.ndarray[Any, Any]:
+def _unpacked(data: bytes | bytearray, dtype: str) -> np.ndarray[Any, Any]:
     """Return numbers smaller than a byte, each in a byte of its own (or in a float)."""
     bits = _NARROW[dtype]
     packed = np.frombuffer(data, dtype=np.uint8)

@@ -22,12 +22,15 @@ from lipaudit.formats.source import Source
 
 MAX_NODES = 500_000
 MAX_DEPTH = 64
-# A node of an honest file takes about ten fields; a field takes this walk about a microsecond.
-_MAX_FIELDS = 2_000_000
+# A node of an honest file takes ten fields, or fifty with what torch notes beside it, and the
+# largest networks have ten thousand nodes; a field takes this walk a microsecond or two.
+_MAX_FIELDS = 1_000_000
 # Messages that say nothing are no field's worth of file, and many fields' worth of work.
 _TINY = 4
 _TINY_COST = 8
 _MAX_SKELETON = 1 << 26
+_MAX_TEXT = 1 << 22
+"""Bytes of one name or description; an honest one has a hundred."""
 _CHUNK = 1 << 18
 _VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -211,7 +214,7 @@ class Walk:
             if rule is None:
                 self.has_training |= run.number == _TRAINING and name == "ModelProto"
             elif rule.action is _Action.PAYLOAD:
-                values.append(run)
+                _add(values, run)
             elif rule.action is _Action.COPY or not run.is_bytes:
                 out += self._copied(run, rule)
             else:
@@ -302,7 +305,7 @@ class Walk:
         grows = run.is_bytes and rule.is_number
         self._keep((run.end - run.start) * (_GROWTH if grows else 1))
         if rule.is_text:
-            self._check_text(rule.name, run.data, run.end)
+            self._check_text(rule.name, run)
         return self._bytes(run.start, run.end)
 
     def _values(self, found: list[_Run]) -> bytes:
@@ -325,12 +328,20 @@ class Walk:
         self._keep(_GROWTH * sum(run.end - run.start for run in filled))
         return b"".join(self._bytes(run.start, run.end) for run in filled)
 
-    def _check_text(self, name: str, start: int, end: int) -> None:
-        """Refuse what protobuf would hand on as bytes where text is expected."""
+    def _check_text(self, name: str, run: _Run) -> None:
+        """Refuse what is too long, or what protobuf would hand on as bytes instead of text."""
+        length = run.end - run.data
+        if length > _MAX_TEXT:
+            raise self._unsafe(
+                f"field {name!r} is a text of {length:,} bytes, more than {_MAX_TEXT:,}",
+                "onnx-structure",
+            )
         try:
-            self._bytes(start, end).decode("utf-8")
+            text = self._bytes(run.data, run.end).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self._malformed(f"field {name!r} is no text", start) from error
+            raise self._malformed(f"field {name!r} is no text", run.start) from error
+        if not text.isascii():  # one emoji makes every letter take four bytes (PEP 393)
+            self._keep(4 * len(text) - length)
 
     def _keep(self, length: int) -> None:
         """Refuse before copying when the structure itself grows out of hand."""
@@ -350,6 +361,17 @@ class Walk:
 
     def _unsafe(self, cause: str, slug: str) -> UnsafeFile:
         return UnsafeFile(cause, slug=slug, path=str(self.source.path))
+
+
+def _add(runs: list[_Run], run: _Run) -> None:
+    """Add a field to those of its kind; items that stand one by one become one run."""
+    last = runs[-1] if runs else None
+    if last is None or last.is_bytes or run.is_bytes:
+        runs.append(run)
+    elif (last.number, last.end) == (run.number, run.start):
+        runs[-1] = _Run(run.number, last.start, last.data, run.end, is_bytes=False)
+    else:
+        runs.append(run)
 
 
 def _encoded(number: int, data: bytes | bytearray) -> bytes:

@@ -64,18 +64,41 @@ def append(path: Path, content: bytes) -> None:
         _write(path, content, path)
         return
     try:
-        end = path.stat().st_size if path.exists() else None
+        is_new = not path.exists()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o666)
         try:
-            with path.open("ab") as out:
-                out.write(content)
-                out.flush()
-                os.fsync(out.fileno())
+            _append(descriptor, content)
         except BaseException:
             with contextlib.suppress(OSError):
-                path.unlink() if end is None else os.truncate(path, end)
+                if is_new and not os.fstat(descriptor).st_size:
+                    path.unlink()
             raise
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise refused(path, error) from error
+
+
+def _append(descriptor: int, content: bytes) -> None:
+    """Write behind what is there, in one step unless the system breaks it up.
+
+    What fails is taken back, as far as no other writer has come behind it or into it.
+    """
+    start = end = -1
+    left = memoryview(content)
+    try:
+        while left:
+            count = os.write(descriptor, left)
+            now = os.lseek(descriptor, 0, os.SEEK_CUR)
+            start, end = (start if now - count == end else now - count), now
+            left = left[count:]
+        os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if os.fstat(descriptor).st_size == end:
+                os.ftruncate(descriptor, start)
+        raise
 
 
 def is_device(path: Path) -> bool:

@@ -4,8 +4,9 @@ weight_norm keeps g and v, W = g v / ‖v‖; spectral_norm keeps W0 and the vec
 iteration, W = W0 / (uᵀ W0 v), the same u and v at every evaluation in inference mode.
 """
 
+import bisect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,6 +47,7 @@ def effective(tensors: Mapping[str, Constant]) -> dict[str, Constant]:
     """Return the tensors with each parametrized weight in the place of its first part."""
     replaced: dict[str, Constant] = {}
     gone: set[str] = set()
+    names = sorted(tensors)
     for scheme in _SCHEMES:
         for prefix in _prefixes(tensors, scheme):
             parts = tuple(tensors[prefix + part] for part in scheme.parts)
@@ -54,12 +56,20 @@ def effective(tensors: Mapping[str, Constant]) -> dict[str, Constant]:
                 replaced[prefix + scheme.parts[0]] = made
                 gone.update(prefix + part for part in scheme.parts[1:])
                 if scheme.beside:
-                    gone.update(key for key in tensors if key.startswith(prefix + scheme.beside))
+                    gone.update(_beginning(names, prefix + scheme.beside))
     return {
         (replaced[key].name if key in replaced else key): replaced.get(key, constant)
         for key, constant in tensors.items()
         if key not in gone
     }
+
+
+def _beginning(names: Sequence[str], start: str) -> Iterator[str]:
+    """Yield the names that begin so, of names in order."""
+    for at in range(bisect.bisect_left(names, start), len(names)):
+        if not names[at].startswith(start):
+            return
+        yield names[at]
 
 
 def _prefixes(tensors: Mapping[str, Constant], scheme: _Scheme) -> Iterator[str]:

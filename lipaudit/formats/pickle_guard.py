@@ -2,19 +2,20 @@
 
 Every global becomes an inert `Global`, every call an inert `Record` of what would have been
 called with what. Nothing is imported. Lengths are checked against the bytes that are left
-before anything is allocated, containers hold references only, and their number, the depth of
-the result and the keys of numbers are bounded, so that time and memory stay within bounds that no
-file can choose.
+before anything is allocated, containers hold references only, and what is made, the depth of the
+result and the keys of numbers are bounded, so that time and memory stay within bounds that no file
+can choose.
 """
 
 import struct
 from dataclasses import dataclass
 
 from lipaudit.errors import LipauditError
+from lipaudit.formats.pickle_budget import Budget
 from lipaudit.formats.pickle_machine import Global, Machine, Persistent, Record
 from lipaudit.formats.pickle_opcodes import OPCODES
 
-__all__ = ["Global", "Persistent", "Pickled", "Record", "mentioned", "unpickle"]
+__all__ = ["Budget", "Global", "Persistent", "Pickled", "Record", "mentioned", "unpickle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +25,20 @@ class Pickled:
     value: object
     globals: tuple[Global, ...]
     """Every name the pickle mentions, in order of first use."""
+    calls: tuple[Record, ...]
+    """Every call of a name in torch, whatever became of what it made."""
     end: int
     """Position of the first byte after it."""
 
 
-def unpickle(data: bytes, *, start: int = 0, path: str) -> Pickled:
-    """Walk the pickle that begins at `start`; raise a `FileError` when it is not one."""
-    machine = Machine(data, start, path)
+def unpickle(data: bytes, *, start: int = 0, path: str, budget: Budget | None = None) -> Pickled:
+    """Walk the pickle that begins at `start`; raise a `FileError` when it is not one.
+
+    `budget` is shared by the pickles of one file.
+    """
+    machine = Machine(data, start, Budget(path) if budget is None else budget)
     value = _run(machine)
-    return Pickled(value, tuple(machine.globals), machine.position)
+    return Pickled(value, tuple(machine.globals), tuple(machine.calls), machine.position)
 
 
 def mentioned(data: bytes, *, start: int = 0, path: str) -> tuple[tuple[Global, ...], int]:
@@ -40,7 +46,7 @@ def mentioned(data: bytes, *, start: int = 0, path: str) -> tuple[tuple[Global, 
 
     The end is -1 when it breaks off: all that stands before would be run nevertheless.
     """
-    machine = Machine(data, start, path)
+    machine = Machine(data, start, Budget(path))
     try:
         _run(machine)
     except LipauditError:

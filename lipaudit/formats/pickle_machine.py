@@ -6,21 +6,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from lipaudit.errors import MalformedFile, UnsafeFile
+from lipaudit.formats.pickle_budget import ENTRY, ITEM, MAX_OPCODES, OBJECT, Budget
 
 MAX_DEPTH = 500
-MAX_OPCODES = 20_000_000
-MAX_CONTAINERS = 1_000_000
-"""One opcode of one byte makes a list or a set of two hundred: without a limit, a small file
-would fill the memory."""
-MAX_STACK = 5_000_000
+MAX_STACK = 1_000_000
 """Honest picklers put a thousand values on the stack before they take them off again."""
 _LOOK = 1 << 16
 """How many opcodes are run between two looks at the stack."""
-MAX_WEAK_KEYS = 5_000
-"""Keys of dictionaries whose hash a file can choose (text is hashed with a secret): thousands of
-equal hashes would take hours to insert."""
-_PLAIN_HASH = 1 << 60
-"""Integers below it are their own hash, so that no two collide."""
+_MOST_ARGUMENTS = 16
+"""Of the functions that rebuild tensors; none takes more than nine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +35,13 @@ class Record:
     made_by: object
     """Usually a `Global`."""
     args: tuple[object, ...]
+    """Not those of an OrderedDict, which is filled with them."""
     state: object = None
     """What BUILD would have handed to the object: for most classes its `__dict__`."""
     items: dict[object, object] = field(default_factory=dict)
     elements: list[object] = field(default_factory=list)
+    is_new: bool = False
+    """Made by `__new__` of a class alone, whose `__init__` is not run."""
 
     @property
     def kind(self) -> str:
@@ -64,6 +61,11 @@ class Mark:
 
 
 MARK = Mark()
+ORDERED = Global("collections", "OrderedDict")
+_ENCODE = Global("_codecs", "encode")
+"""What Python calls for bytes in protocols that have none of their own."""
+REBUILDERS = frozenset({"torch._utils", "torch._tensor"})
+"""Where torch keeps the functions that rebuild tensors; one of that name elsewhere is no tensor."""
 
 
 class Handler(Protocol):
@@ -74,24 +76,26 @@ class Handler(Protocol):
 
 
 class Machine:
-    """One walk: the stack, the memo, and how much was made."""
+    """One walk: the stack, the memo, and what is left of the budget."""
 
-    def __init__(self, data: bytes, start: int, path: str) -> None:
+    def __init__(self, data: bytes, start: int, budget: Budget) -> None:
         self.data = data
         self.position = start
-        self.path = path
+        self.budget = budget
+        self.path = budget.path
         self.stack: list[object] = []
         self.memo: dict[int, object] = {}
         self.globals: dict[Global, None] = {}
         self.done = False
-        self._containers = 0
-        self._weak_keys = 0
+        self.calls: list[Record] = []
+        self._read: dict[int, object] = {}
+        self._storages: dict[str, tuple[object, ...]] = {}
 
     def run(self, opcodes: Mapping[int, Handler]) -> object:
         """Follow the opcodes to the end and return what is left on the stack."""
-        for count in range(MAX_OPCODES):
+        for count in range(self.budget.opcodes):
             if count % _LOOK == 0 and len(self.stack) > MAX_STACK:
-                raise self._too_large(f"pickle stacks more than {MAX_STACK:,} values")
+                raise self.budget.exceeded(f"pickle stacks more than {MAX_STACK:,} values")
             if self.position >= len(self.data):
                 raise self.broken("it ends before its STOP")
             code = self.data[self.position]
@@ -101,10 +105,11 @@ class Machine:
                 raise self.broken(f"opcode 0x{code:02x} at byte {self.position - 1:,}")
             handler(self)
             if self.done:
+                self.budget.opcodes -= count + 1
                 value = self.stack.pop()
                 self.check_depth(value)
                 return value
-        raise self._too_large(f"pickle has more than {MAX_OPCODES:,} opcodes")
+        raise self.budget.exceeded(f"pickle has more than {MAX_OPCODES:,} opcodes")
 
     def broken(self, what: str) -> MalformedFile:
         """Return the error for a stream that contradicts itself."""
@@ -138,12 +143,24 @@ class Machine:
         """Put a value on the stack."""
         self.stack.append(value)
 
-    def made(self, container: object) -> object:
-        """Count a new container, and return it."""
-        self._containers += 1
-        if self._containers > MAX_CONTAINERS:
+    def push_plain(self, value: object) -> None:
+        """Put a text, bytes or a number on the stack that was made for it."""
+        self.stack.append(self.budget.value(value))
+
+    def remember(self, place: int) -> None:
+        """Put what is on top of the stack into the memo."""
+        if place not in self.memo:
+            self.budget.charge(ENTRY)
+        self.memo[place] = self.stack[-1]
+
+    def made(self, container: object, items: int = 0) -> object:
+        """Count a new container with so many items, and return it."""
+        try:
+            self.budget.container()
+            self.budget.charge(items * ITEM)
+        except UnsafeFile:
             self.check_depth(container)  # what is wrong is said as exactly as it can be
-            raise self._too_large(f"pickle makes more than {MAX_CONTAINERS:,} containers")
+            raise
         return container
 
     def check_depth(self, root: object) -> None:
@@ -190,19 +207,9 @@ class Machine:
 
     def key(self, value: object) -> object:
         """Return a dictionary key that is cheap and safe to hash."""
-        if isinstance(value, (str, bytes, Global, Record)) or value is None:
+        if isinstance(value, (Global, Record)) or self.budget.may_be_key(value):
             return value
-        if isinstance(value, int) and abs(value) < _PLAIN_HASH:
-            return value
-        flat = isinstance(value, tuple) and all(
-            part is None or isinstance(part, (str, bytes, int, float)) for part in value
-        )
-        if not flat and not isinstance(value, (int, float)):
-            raise self.broken(f"a {type(value).__name__} as dictionary key")
-        self._weak_keys += 1
-        if self._weak_keys > MAX_WEAK_KEYS:
-            raise self._too_large(f"pickle has more than {MAX_WEAK_KEYS:,} keys of numbers")
-        return value
+        raise self.broken(f"a {type(value).__name__} as dictionary key")
 
     def store(self, target: object, pairs: list[object]) -> None:
         """Set items of a dictionary or of the record of an object."""
@@ -211,11 +218,14 @@ class Machine:
         items = target.items if isinstance(target, Record) else target
         if not isinstance(items, dict):
             raise self.broken(f"items for a {type(target).__name__}")
+        self._check_unread(target)
+        self.budget.charge(len(pairs) // 2 * ENTRY)
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             items[self.key(key)] = value
 
     def extend(self, target: object, values: list[object]) -> None:
         """Add elements to a list or to the record of an object."""
+        self.budget.charge(len(values) * ITEM)
         if isinstance(target, list):
             target.extend(values)
         elif isinstance(target, Record):
@@ -223,19 +233,80 @@ class Machine:
         else:
             raise self.broken(f"elements for a {type(target).__name__}")
 
-    def call(self, made_by: object, args: object) -> None:
+    def build(self, target: object, state: object) -> None:
+        """Record the state that an object is given; honest picklers give it once."""
+        if not isinstance(target, Record):
+            raise self.broken(f"a state for a {type(target).__name__}")
+        if target.state is not None:
+            raise self.broken("a second state for an object")
+        target.state = state
+
+    def call(self, made_by: object, args: object, *, is_new: bool = False) -> None:
         """Record a call instead of making it; the arguments are not copied."""
         parts = args if isinstance(args, tuple) else (args,)
-        self.push(self.made(Record(made_by, parts)))
+        if made_by == _ENCODE and not is_new and len(parts) == 2 and parts[1] == "latin1":
+            self.push_plain(str(parts[0]).encode("latin1"))
+            return
+        if made_by == ORDERED:
+            record = Record(made_by, ())
+            self._fill(record, () if is_new else parts)
+        else:
+            record = Record(made_by, parts, is_new=is_new)
+            if isinstance(made_by, Global) and made_by.module.split(".", 1)[0] == "torch":
+                self.calls.append(record)
+                if made_by.module in REBUILDERS:
+                    self._note_read(made_by, parts)
+        self.budget.charge(OBJECT)
+        self.push(self.made(record))
+
+    def check_storage(self, identity: object) -> None:
+        """Raise if a storage is two things at once: torch takes it for the first that was said.
+
+        Also where that was dropped, or stands in a place in which no tensor is looked for.
+        """
+        if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+            return
+        key, said = identity[2], (identity[1], *identity[3:5])
+        is_plain = all(isinstance(part, (Global, str, int)) for part in said)
+        if isinstance(key, str) and self._storages.setdefault(key, said) != said:
+            raise self.broken(f"storage {key[:80]} is two things at once")
+        if isinstance(key, str) and not is_plain:
+            self._storages[key] = ()  # which no other one is equal to
+
+    def _fill(self, ordered: Record, args: tuple[object, ...]) -> None:
+        """Fill an OrderedDict with what it is made of, as it is now: that may change later."""
+        if len(args) > 1:
+            raise self.broken(f"a dictionary made of {len(args):,} values")
+        for arg in args:
+            of = arg.items if isinstance(arg, Record) and arg.made_by == ORDERED else arg
+            if not isinstance(of, (dict, list, tuple)):
+                raise self.broken(f"a dictionary made of a {type(of).__name__}")
+            for pair in of.items() if isinstance(of, dict) else of:
+                if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                    raise self.broken("a dictionary made of what is no pair")
+                self.budget.pair()
+                self.store(ordered, [*pair])
+
+    def _note_read(self, function: Global, args: tuple[object, ...]) -> None:
+        """Remember the dictionaries that a call reads: what they hold later is not what it read."""
+        if len(args) > _MOST_ARGUMENTS:
+            raise self.broken(f"{function.name[:80]} with {len(args):,} arguments")
+        inner = (part for arg in args if isinstance(arg, tuple) for part in arg[:_MOST_ARGUMENTS])
+        for part in (*args, *inner):
+            if isinstance(part, dict) and id(part) not in self._read:
+                self.budget.charge(ENTRY)
+                self._read[id(part)] = part
+
+    def _check_unread(self, target: object) -> None:
+        if self._read and id(target) in self._read:
+            raise self.broken("a dictionary that is changed after a tensor was made with it")
 
     def mention(self, module: bytes | str, name: bytes | str) -> None:
         """Record a global by name instead of importing it."""
         found = Global(_text(module), _text(name))
+        self.budget.charge(len(module) + len(name) + ENTRY)
         self.globals[found] = None
         self.push(found)
-
-    def _too_large(self, what: str) -> UnsafeFile:
-        return UnsafeFile(what, slug="pickle-size", path=self.path)
 
 
 _CONTAINERS = (tuple, list, dict, Record, Persistent)
@@ -252,7 +323,7 @@ def parts_of(value: object) -> Iterator[object]:
         yield value.identity
     elif isinstance(value, Record):
         yield value.made_by
-        yield from value.args
+        yield value.args  # as one container: the same arguments may be given to many calls
         yield value.state
         yield from value.items.values()
         yield from value.elements

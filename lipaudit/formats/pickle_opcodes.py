@@ -13,33 +13,47 @@ def _push(value: object) -> Handler:
     return lambda m: m.push(value)
 
 
+def _number(layout: str) -> Handler:
+    return lambda m: m.push_plain(m.number(layout))
+
+
 def _counted(layout: str, convert: Callable[[bytes], object]) -> Handler:
-    return lambda m: m.push(convert(m.take(m.number(layout))))
+    return lambda m: m.push_plain(convert(m.take(m.number(layout))))
+
+
+def _text(layout: str) -> Handler:
+    def handler(m: Machine) -> None:
+        data = m.take(m.number(layout))
+        m.budget.check_text(data)
+        m.push_plain(data.decode("utf-8", "surrogatepass"))
+
+    return handler
 
 
 def _unsigned_long(m: Machine) -> None:
-    m.push(int.from_bytes(m.take(m.number("<B")), "little", signed=True))
+    m.push_plain(int.from_bytes(m.take(m.number("<B")), "little", signed=True))
 
 
 def _long4(m: Machine) -> None:
     length = m.number("<i")
     if length > 4096:
         raise m.broken(f"an integer of {length:,} bytes")
-    m.push(int.from_bytes(m.take(length), "little", signed=True))
+    m.push_plain(int.from_bytes(m.take(length), "little", signed=True))
 
 
 def _decimal(m: Machine) -> None:
     text = m.line().rstrip(b"L")
     if len(text) > 4096:
         raise m.broken("an integer of more than 4,096 digits")
-    m.push({b"00": False, b"01": True}.get(text, int(text) if text not in {b"00", b"01"} else 0))
+    flags = {b"00": False, b"01": True}
+    m.push_plain(flags[text] if text in flags else int(text))
 
 
 def _line_string(m: Machine) -> None:
     quoted = m.line()
     if len(quoted) < 2 or quoted[:1] != quoted[-1:]:
         raise m.broken("a string without quotes")
-    m.push(quoted[1:-1].decode("latin-1"))
+    m.push_plain(quoted[1:-1].decode("latin-1"))
 
 
 def _tuple(m: Machine, count: int) -> None:
@@ -47,17 +61,17 @@ def _tuple(m: Machine, count: int) -> None:
     if len(parts) < count:
         raise m.broken("the stack ran dry")
     del m.stack[len(m.stack) - count :]
-    m.push(m.made(tuple(parts)))
+    m.push(m.made(tuple(parts), len(parts)))
 
 
 def _mark_tuple(m: Machine) -> None:
     parts = m.since_mark()
-    m.push(m.made(tuple(parts)))
+    m.push(m.made(tuple(parts), len(parts)))
 
 
 def _mark_list(m: Machine) -> None:
     parts = m.since_mark()
-    m.push(m.made(parts))
+    m.push(m.made(parts, len(parts)))
 
 
 def _mark_dict(m: Machine) -> None:
@@ -69,7 +83,7 @@ def _mark_dict(m: Machine) -> None:
 def _mark_set(m: Machine) -> None:
     parts = m.since_mark()
     record = Record(Global("builtins", "frozenset"), (), elements=parts)
-    m.push(m.made(record))
+    m.push(m.made(record, len(parts)))
 
 
 def _empty_set(m: Machine) -> None:
@@ -112,21 +126,24 @@ def _reduce(m: Machine) -> None:
     m.call(made_by, args)
 
 
+def _new(m: Machine) -> None:
+    args, made_by = m.stack.pop(), m.stack.pop()
+    m.call(made_by, args, is_new=True)
+
+
 def _new_ex(m: Machine) -> None:
     kwargs, args, made_by = m.stack.pop(), m.stack.pop(), m.stack.pop()
-    m.call(made_by, (args, kwargs))
+    m.call(made_by, m.made((args, kwargs)), is_new=True)
 
 
 def _build(m: Machine) -> None:
     state = m.stack.pop()
-    target = m.stack[-1]
-    if not isinstance(target, Record):
-        raise m.broken(f"a state for a {type(target).__name__}")
-    target.state = state
+    m.build(m.stack[-1], state)
 
 
 def _persistent(m: Machine) -> None:
     identity = m.stack.pop()
+    m.check_storage(identity)
     m.push(m.made(Persistent(identity)))
 
 
@@ -135,10 +152,7 @@ def _get(index: Callable[[Machine], int]) -> Handler:
 
 
 def _put(index: Callable[[Machine], int]) -> Handler:
-    def handler(m: Machine) -> None:
-        m.memo[index(m)] = m.stack[-1]
-
-    return handler
+    return lambda m: m.remember(index(m))
 
 
 def _duplicate(m: Machine) -> None:
@@ -159,10 +173,6 @@ def _protocol(m: Machine) -> None:
         raise m.broken(f"protocol {version}")
 
 
-def _utf8(data: bytes) -> str:
-    return data.decode("utf-8", "surrogatepass")
-
-
 def _latin(data: bytes) -> str:
     # Python 2 strings: bytes or text, nobody knows; latin-1 loses nothing.
     return data.decode("latin-1")
@@ -177,23 +187,26 @@ def _pop_mark(m: Machine) -> None:
 
 
 def _memoize(m: Machine) -> None:
-    m.memo[len(m.memo)] = m.stack[-1]
+    m.remember(len(m.memo))
 
 
 def _float_line(m: Machine) -> None:
-    m.push(float(m.line()))
+    m.push_plain(float(m.line()))
 
 
 def _big_float(m: Machine) -> None:
-    m.push(struct.unpack(">d", m.take(8))[0])
+    m.push_plain(struct.unpack(">d", m.take(8))[0])
 
 
 def _unicode_line(m: Machine) -> None:
-    m.push(m.line().decode("raw-unicode-escape"))
+    data = m.line()
+    m.budget.charge(4 * len(data))  # an escape may make every character of it wide
+    m.push_plain(data.decode("raw-unicode-escape"))
 
 
 def _persistent_line(m: Machine) -> None:
-    m.push(Persistent(m.line().decode("latin-1")))
+    identity = m.budget.value(m.line().decode("latin-1"))
+    m.push(m.made(Persistent(identity)))
 
 
 def _list(m: Machine) -> None:
@@ -205,7 +218,11 @@ def _dict(m: Machine) -> None:
 
 
 def _line_index(m: Machine) -> int:
-    return int(m.line())
+    text = m.line()
+    # Larger integers could be chosen so that all of them have one hash.
+    if len(text) > 10 or not text.isdigit() or int(text) >= 1 << 32:
+        raise m.broken("a number that is no place in the memo")
+    return int(text)
 
 
 OPCODES: Mapping[int, Handler] = {
@@ -216,10 +233,10 @@ OPCODES: Mapping[int, Handler] = {
     ord("2"): _duplicate,
     ord("F"): _float_line,
     ord("I"): _decimal,
-    ord("J"): lambda m: m.push(m.number("<i")),
-    ord("K"): lambda m: m.push(m.number("<B")),
+    ord("J"): _number("<i"),
+    ord("K"): _number("<B"),
     ord("L"): _decimal,
-    ord("M"): lambda m: m.push(m.number("<H")),
+    ord("M"): _number("<H"),
     ord("N"): _push(None),
     ord("P"): _persistent_line,
     ord("Q"): _persistent,
@@ -228,7 +245,7 @@ OPCODES: Mapping[int, Handler] = {
     ord("T"): _counted("<i", _latin),
     ord("U"): _counted("<B", _latin),
     ord("V"): _unicode_line,
-    ord("X"): _counted("<I", _utf8),
+    ord("X"): _text("<I"),
     ord("a"): _append,
     ord("b"): _build,
     ord("c"): _global,
@@ -249,7 +266,7 @@ OPCODES: Mapping[int, Handler] = {
     ord("u"): _set_items,
     ord("G"): _big_float,
     0x80: _protocol,
-    0x81: _reduce,  # NEWOBJ: a class and its arguments, recorded like a call
+    0x81: _new,
     0x85: lambda m: _tuple(m, 1),
     0x86: lambda m: _tuple(m, 2),
     0x87: lambda m: _tuple(m, 3),
@@ -259,8 +276,8 @@ OPCODES: Mapping[int, Handler] = {
     0x8B: _long4,
     ord("B"): _counted("<I", bytes),
     ord("C"): _counted("<B", bytes),
-    0x8C: _counted("<B", _utf8),
-    0x8D: _counted("<Q", _utf8),
+    0x8C: _text("<B"),
+    0x8D: _text("<Q"),
     0x8E: _counted("<Q", bytes),
     0x8F: _empty_set,
     0x90: _appends,

@@ -23,6 +23,8 @@ from lipaudit.graph.model import Model
 _PREFIX = 8
 _MAX_RANK = 64  # torch's own limit
 _MAX_ITEMS = 1 << 62
+_MAX_TENSORS = 100_000
+"""Of one file. The largest models have as many, in a hundred files."""
 _METADATA = "__metadata__"
 
 _DTYPES: Mapping[str, str] = {
@@ -88,6 +90,12 @@ def tensors(source: Source) -> dict[str, Constant]:
     """Return the lazy constants of a file by name, in the order of the header."""
     header, start = _header(source)
     size = source.size - start
+    if len(header) > _MAX_TENSORS:
+        raise UnsafeFile(
+            f"header of {len(header):,} tensors, more than {_MAX_TENSORS:,}",
+            slug="safetensors-header",
+            path=str(source.path),
+        )
     places = {name: _Place(name, entry, source) for name, entry in header.items()}
     _check_tiling(places.values(), size, source)
     return {name: place.constant(start) for name, place in places.items()}
@@ -115,7 +123,9 @@ def _header(source: Source) -> tuple[dict[str, Any], int]:
         raise MalformedFile(
             "header is no JSON object that begins with {", slug="safetensors-header", path=path
         )
-    metadata = header.pop(_METADATA, {})
+    metadata = header.pop(_METADATA, None)
+    if metadata is None:  # null, which the library reads as well
+        return header, _PREFIX + length
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise MalformedFile(
             f"{_METADATA} is no table of texts", slug="safetensors-header", path=path

@@ -1,5 +1,7 @@
 """Slots read and written: from bytes in a file to a tensor, and back to edits."""
 
+from dataclasses import replace
+
 import torch
 
 from lipaudit.errors import MalformedFile
@@ -15,6 +17,8 @@ COMPUTABLE = frozenset(
     }
 )  # fmt: skip
 """Types whose items torch turns into float64. It has more names, and crashes on some of them."""
+MAX_RANK = 128
+"""torch computes with 64. The sizes of an endless shape would take forever to multiply."""
 _LIMIT = 1 << 63
 """Of strides and offsets in torch."""
 _MOST_ITEMS = 1 << 58
@@ -28,7 +32,7 @@ def stored(name: str, slot: Slot, source: Source, *, scaled_by: str | None = Non
         name=name,
         shape=slot.shape,
         dtype=slot.dtype,
-        read=lambda: window(bytearray(source.read(slot.offset, slot.length)), slot),
+        read=lambda: _reached(slot, source),
         sources=(name,),
         slot=slot,
         scaled_by=scaled_by or name,
@@ -37,10 +41,10 @@ def stored(name: str, slot: Slot, source: Source, *, scaled_by: str | None = Non
 
 def check(slot: Slot, source: Source, name: str) -> None:
     """Raise unless the slot lies in the file and the window in the slot, in Python integers."""
+    if len(slot.shape) > MAX_RANK:
+        raise _out_of_bounds(f"has {len(slot.shape):,} dimensions", source, name)
     size = item_size(slot.dtype)
-    reach = slot.first + sum(
-        (count - 1) * stride for count, stride in zip(slot.shape, slot.strides, strict=True)
-    )
+    reach = _last(slot)
     empty = 0 in slot.shape
     problem = ""
     if any(count < 0 for count in slot.shape):
@@ -58,9 +62,7 @@ def check(slot: Slot, source: Source, name: str) -> None:
     elif not empty and items(slot.shape) > slot.length // size:
         problem = f"declares {items(slot.shape):,} items, the file stores {slot.length // size:,}"
     if problem:
-        raise MalformedFile(
-            f"tensor {name!r} {problem}", slug="tensor-bounds", path=str(source.path)
-        )
+        raise _out_of_bounds(problem, source, name)
 
 
 def window(storage: bytearray, slot: Slot) -> torch.Tensor:
@@ -73,9 +75,30 @@ def window(storage: bytearray, slot: Slot) -> torch.Tensor:
     return torch.as_strided(flat, slot.shape, slot.strides, slot.first)
 
 
+def _reached(slot: Slot, source: Source) -> torch.Tensor:
+    """Read what the window covers of its storage, of which it may be one of very many."""
+    if 0 in slot.shape:
+        return window(bytearray(), slot)
+    size = item_size(slot.dtype)
+    start, end = slot.first * size, (_last(slot) + 1) * size
+    covered = source.load(slot.offset + start, end - start)
+    return window(covered, replace(slot, offset=slot.offset + start, length=end - start, first=0))
+
+
+def _last(slot: Slot) -> int:
+    """Return the last item of the storage that the window reaches."""
+    return slot.first + sum(
+        (count - 1) * stride for count, stride in zip(slot.shape, slot.strides, strict=True)
+    )
+
+
+def _out_of_bounds(problem: str, source: Source, name: str) -> MalformedFile:
+    return MalformedFile(f"tensor {name!r} {problem}", slug="tensor-bounds", path=str(source.path))
+
+
 def replacement(slot: Slot, source: Source, values: torch.Tensor) -> Edit:
     """Return the edit that puts other values of the same shape and dtype into a slot."""
-    storage = bytearray(source.read(slot.offset, slot.length))
+    storage = source.load(slot.offset, slot.length)
     window(storage, slot).copy_(values)
     return Edit(slot.offset, bytes(storage))
 

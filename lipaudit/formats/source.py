@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,7 @@ class Source:
 
     def read(self, offset: int, length: int) -> bytes:
         """Return exactly these bytes; asking past the end is a malformed file."""
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise MalformedFile(
-                f"data cut short: bytes {offset:,} to {offset + length:,} of {self.size:,}",
-                slug="truncated",
-                path=str(self.path),
-            )
+        self._check_span(offset, length)
         parts = []
         while length > 0:
             part = os.pread(self._descriptor, length, offset)
@@ -86,6 +82,30 @@ class Source:
             offset += len(part)
             length -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def load(self, offset: int, length: int) -> bytearray:
+        """Return exactly these bytes, to be written to; of a large tensor there is no second copy.
+
+        One call of the system fills 2 GiB at most.
+        """
+        self._check_span(offset, length)
+        data = bytearray(length)
+        with memoryview(data) as rest:
+            done = 0
+            while done < length:
+                count = os.preadv(self._descriptor, [rest[done:]], offset + done)
+                if not count:
+                    raise self._shrank()
+                done += count
+        return data
+
+    def _check_span(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise MalformedFile(
+                f"data cut short: bytes {offset:,} to {offset + length:,} of {self.size:,}",
+                slug="truncated",
+                path=str(self.path),
+            )
 
     def head(self, length: int) -> bytes:
         """Return the first bytes, fewer when the file is shorter."""
@@ -138,4 +158,8 @@ def changed(path: Path) -> UnreadableFile:
 
 def digest_of(paths: Sequence[Path]) -> str:
     """Return the SHA-256 of a file, or for several the SHA-256 of all of theirs in order."""
-    return hashing.combined([Source(path).digest() for path in paths])
+    return hashing.of_each([partial(_digest, path) for path in paths])
+
+
+def _digest(path: Path) -> str:
+    return Source(path).digest()

@@ -73,6 +73,7 @@ class TorchExport(AbstractFormat):
             tensors=tensors,
             graph=graph,
             topology=Topology.STATED,
+            notes=archive.notes,
             alarms=_alarms(archive, source),
             ties=ties(tensors),
             digest=source.digest,

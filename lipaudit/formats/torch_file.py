@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from lipaudit.errors import MalformedFile, UnsupportedFormat, WriteRefused
-from lipaudit.formats import edits, slots, state_dict
+from lipaudit.formats import edits, rebuilding, slots, state_dict
 from lipaudit.formats.base import AbstractFormat, ChangedFile, Edit, Patch, register
 from lipaudit.formats.dangerous import alarms, strangers
-from lipaudit.formats.pickle_guard import Pickled, unpickle
+from lipaudit.formats.pickle_guard import Budget, Pickled, unpickle
 from lipaudit.formats.source import Source
 from lipaudit.formats.torch_tensors import Materializer, Storage
 from lipaudit.formats.zip_archive import Archive
@@ -15,6 +15,8 @@ from lipaudit.graph.model import Model
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_HEAD = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_FIRST_PICKLE = 64
+"""Bytes that hold the pickle of the magic number, whatever its protocol."""
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".th", ".tar", ".bin", ".model")
 _FIRST_BYTES = 64 << 20
 MAX_PICKLE = 128 << 20
@@ -39,7 +41,9 @@ class TorchZip(AbstractFormat):
         order = _byteorder(archive)
         if "data.pkl" not in archive.members:
             raise _not_torch(archive)
-        pickled = unpickle(archive.read("data.pkl", limit=MAX_PICKLE), path=path)
+        data, budget = archive.read("data.pkl", limit=MAX_PICKLE), Budget(path)
+        budget.charge(len(data))
+        pickled = unpickle(data, path=path, budget=budget)
 
         def shelf(dtype: str, key: str, items: int) -> Storage:
             member = archive.members.get(f"data/{key}")
@@ -54,6 +58,7 @@ class TorchZip(AbstractFormat):
                 )
             return Storage(dtype, member.offset, member.length)
 
+        rebuilding.check(pickled.calls, path)
         materializer = Materializer(source, shelf, big_endian=order == b"big")
         tree = materializer.walk(pickled.value)
         script = "constants.pkl" in archive.members
@@ -64,11 +69,13 @@ class TorchZip(AbstractFormat):
             source=source,
             alarms=alarms(pickled),
             notes=(
+                *archive.notes,
                 *((_SCRIPT_NOTE,) if script else ()),
                 *materializer.notes,
                 *(() if script else strangers(pickled)),
             ),
             may_assume=not script,
+            attached=materializer.hidden,
         )
 
     def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
@@ -100,8 +107,8 @@ class TorchLegacy(AbstractFormat):
         pickles = _legacy_pickles(source)
         keys = pickles[4].value
         named = isinstance(keys, list) and all(isinstance(key, (str, int)) for key in keys)
-        if pickles[0].value != _LEGACY_MAGIC or not isinstance(keys, list) or not named:
-            raise MalformedFile("legacy header is damaged", slug="torch-legacy", path=path)
+        if not isinstance(keys, list) or not named:
+            raise _damaged(path)
         places: dict[str, Storage] = {}
 
         def placed(_dtype: str, key: str, _items: int) -> Storage:
@@ -109,6 +116,7 @@ class TorchLegacy(AbstractFormat):
                 raise MalformedFile(f"storage {key} is missing", slug="storage-size", path=path)
             return places[key]
 
+        rebuilding.check(pickles[3].calls, path)
         materializer = Materializer(source, placed, has_parts=True)
         types = materializer.storages(pickles[3].value)
         places |= _legacy_places(source, pickles[4].end, [str(key) for key in keys], types)
@@ -120,6 +128,7 @@ class TorchLegacy(AbstractFormat):
             source=source,
             alarms=alarms(*pickles),
             notes=(*materializer.notes, *strangers(pickles[3])),
+            attached=materializer.hidden,
         )
 
     def changed(self, model: Model, patch: Patch, output: str = "") -> Sequence[ChangedFile]:
@@ -157,19 +166,26 @@ def _not_torch(archive: Archive) -> UnsupportedFormat:
 def _legacy_pickles(source: Source) -> list[Pickled]:
     """Walk magic number, protocol, system, value and storage keys."""
     path = str(source.path)
+    first = unpickle(source.head(_FIRST_PICKLE), path=path)
+    if first.value != _LEGACY_MAGIC:
+        raise _damaged(path)
     length = min(source.size, _FIRST_BYTES)
     while True:
         data = source.read(0, length)
-        found: list[Pickled] = []
+        found, budget = [first], Budget(path)
         try:
             while len(found) < 5:
-                found.append(unpickle(data, start=found[-1].end if found else 0, path=path))
+                found.append(unpickle(data, start=found[-1].end, path=path, budget=budget))
         except MalformedFile:
             if length == min(source.size, MAX_PICKLE):
                 raise
             length = min(source.size, MAX_PICKLE)
             continue
         return found
+
+
+def _damaged(path: str) -> MalformedFile:
+    return MalformedFile("legacy header is damaged", slug="torch-legacy", path=path)
 
 
 def _legacy_places(

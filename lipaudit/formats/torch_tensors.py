@@ -7,13 +7,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from lipaudit.errors import MalformedFile, UnsafeFile
-from lipaudit.formats import rebuilding, slots, views
-from lipaudit.formats.branch import TOP, Branch
+from lipaudit.errors import MalformedFile
+from lipaudit.formats import hidden, rebuilding, slots, views
+from lipaudit.formats.branch import TOP, Branch, Titles
 from lipaudit.formats.layouts import Layouts
 from lipaudit.formats.pickle_guard import Global, Persistent, Record
 from lipaudit.formats.pickle_machine import parts_of
-from lipaudit.formats.rebuilding import Missing, Role
+from lipaudit.formats.rebuilding import NO_DATA, Missing, Role
 from lipaudit.formats.source import Source
 from lipaudit.graph.constant import Slot
 
@@ -37,7 +37,6 @@ _STORAGES = {
     "QUInt4x2Storage": "quint4x2",
     "QUInt2x4Storage": "quint2x4",
 }
-_MAX_PAIRS = 1_000_000
 _LIMIT = 1 << 63
 """Of sizes, strides and offsets in torch."""
 
@@ -67,7 +66,9 @@ class Materializer:
         self._has_parts = has_parts
         self._done: dict[int, object] = {}
         self._keep: list[object] = []
-        self._pairs = 0
+        self._titles = Titles()
+        self._seen: set[int] = set()
+        self._hidden: dict[str, Missing] = {}
         self._layouts = Layouts(str(source.path))
 
     @property
@@ -77,6 +78,11 @@ class Materializer:
             f"tensors stored as {dtype} with a scale: {count:,}, measured as the numbers they mean"
             for dtype, count in self._layouts.quantized.items()
         )
+
+    @property
+    def hidden(self) -> tuple[tuple[str, Missing], ...]:
+        """Tensors that hang on others, or on a dictionary, as attributes; by where they are."""
+        return tuple(self._hidden.items())
 
     def storages(self, root: object) -> dict[str, tuple[str, int]]:
         """Return the type and the number of items of every storage that a value refers to."""
@@ -124,7 +130,16 @@ class Materializer:
         return self._made(root)
 
     def _made(self, value: object) -> object:
-        return self._done.get(id(value), value) if _is_container(value) else value
+        if not _is_container(value):
+            return value
+        made = self._done.get(id(value), value)
+        if made is None:  # Only lists, dictionaries and objects can be filled after they are held.
+            raise MalformedFile(
+                "pickle: a tuple or tensor that holds itself",
+                slug="pickle",
+                path=str(self._source.path),
+            )
+        return made
 
     def _parts(self, value: object, branch: Branch) -> Iterator[tuple[object, Branch]]:
         """Yield the containers in a container, with the way to them."""
@@ -135,11 +150,11 @@ class Materializer:
         elif isinstance(value, Record):
             role = rebuilding.role(value)
             if role is Role.ORDERED:
-                yield from _in_dict(self._entries(value), branch)
+                yield from _in_dict(value.items, branch)
             elif role in {Role.WRAPPER, Role.OTHER}:
                 yield from ((p, branch) for p in value.args if _is_container(p))
             elif role is Role.OBJECT:
-                own = (*value.args, value.state, *value.elements)
+                own = (value.args, value.state, *value.elements)
                 yield from ((part, branch) for part in own if _is_container(part))
                 yield from _in_dict(value.items, branch)
 
@@ -160,50 +175,49 @@ class Materializer:
         elif isinstance(value, list) and isinstance(begun, list):
             begun += [self._made(part) for part in value]
         elif isinstance(begun, dict):
-            entries = self._entries(value) if isinstance(value, Record) else value
-            if isinstance(entries, dict):
-                begun |= {key: self._made(part) for key, part in entries.items()}
+            self._fill_dict(begun, value, branch)
         elif isinstance(value, Record) and isinstance(begun, Record):
-            begun.args = tuple(self._made(part) for part in value.args)
+            made = self._made(value.args)
+            begun.args = made if isinstance(made, tuple) else value.args
             begun.state = self._made(value.state)
             begun.items = {key: self._made(part) for key, part in value.items.items()}
             begun.elements = [self._made(part) for part in value.elements]
+            is_module = isinstance(value.state, dict) and "_modules" in value.state
+            if is_module and (value.items or value.elements):
+                raise self._broken(self._titles.of(branch), "is a module that is written to")
         elif isinstance(value, Record):
             self._done[id(value)] = self._rebuilt(value, branch)
+
+    def _fill_dict(self, begun: dict[object, object], value: object, branch: Branch) -> None:
+        entries = value.items if isinstance(value, Record) else value
+        if isinstance(entries, dict):
+            begun |= {key: self._made(part) for key, part in entries.items()}
+        if isinstance(value, Record):
+            if value.elements:
+                raise self._broken(self._titles.of(branch), "is a dictionary with elements")
+            self._hide(value.state, branch)
+
+    def _hide(self, value: object, branch: Branch) -> None:
+        """Note the tensors in what is no entry of anything."""
+        if any(True for _ in hidden.held(value, self._seen)):
+            self._hidden[self._titles.of(branch)] = hidden.missing(value)
 
     def _rebuilt(self, record: Record, branch: Branch) -> object:
         """Return what a call that rebuilds a tensor stands for."""
         role = rebuilding.role(record)
+        for value in rebuilding.attached(record):
+            self._hide(value, branch)
         if role is Role.WRAPPER:
-            return self._made(record.args[0])
+            made = self._made(record.args[0]) if record.args else None
+            return hidden.missing(record) if made is None or _is_container(made) else made
         if role is Role.DENSE:
-            return self._tensor(rebuilding.inner(record), branch.shown())
+            return self._tensor(rebuilding.inner(record), self._titles.of(branch))
         parts = tuple(self._made(part) for part in record.args)
         call = rebuilding.bare(record)
         if call != "_rebuild_qtensor":
-            return self._layouts.rebuilt(call, parts, branch.shown())
-        codes = self._tensor(record, branch.shown())
-        return self._layouts.dequantized(codes, (*parts, None, None)[4], branch.shown())
-
-    def _entries(self, ordered: Record) -> dict[object, object]:
-        """Return the entries of an OrderedDict; Python 2 gives them as a list of pairs."""
-        first = ordered.args[0] if ordered.args else ()
-        pairs = first if isinstance(first, (list, tuple)) else ()
-        self._pairs += len(pairs)
-        if self._pairs > _MAX_PAIRS:  # the same list may be given to many
-            raise UnsafeFile(
-                f"pickle gives more than {_MAX_PAIRS:,} pairs to its dictionaries",
-                slug="pickle-size",
-                path=str(self._source.path),
-            )
-        given: dict[object, object] = {
-            pair[0]: pair[1]
-            for pair in pairs
-            if isinstance(pair, (list, tuple))
-            and len(pair) == 2
-            and isinstance(pair[0], (str, int))
-        }
-        return {**given, **ordered.items}
+            return self._layouts.rebuilt(call, parts, self._titles.of(branch))
+        codes = self._tensor(record, self._titles.of(branch))
+        return self._layouts.dequantized(codes, (*parts, None, None)[4], self._titles.of(branch))
 
     def _tensor(self, record: Record, path: str) -> object:
         args = record.args
@@ -216,12 +230,9 @@ class Materializer:
             dtype = self._type(args[6] if len(args) > 6 else None, path)
         if dtype not in slots.COMPUTABLE:
             return Missing("dtype", f"dtype {dtype} not supported")
-        first = _number(args[1])
-        shape, strides = self._sizes(args[2], path), self._sizes(args[3], path)
-        if first is None:
-            raise self._broken(path, "has an offset that is no number")
-        if len(shape) != len(strides):
-            raise self._broken(path, f"has {len(shape)} sizes and {len(strides)} strides")
+        if _location(args[0].identity) == "meta":
+            return NO_DATA
+        first, shape, strides = self._window(record, path)
         storage = self._shelf(storage_type, key, items)
         slot = Slot(
             path=self._source.path,
@@ -243,7 +254,20 @@ class Materializer:
         constant = slots.stored(path, slot, self._source)
         if self._big_endian:
             constant = views.big_endian(constant)
-        return views.noted(constant, rebuilding.notes(record))
+        notes = rebuilding.notes(record)
+        if notes is None:
+            raise self._broken(path, "is to be seen in a way that is no table")
+        return views.noted(constant, notes)
+
+    def _window(self, record: Record, path: str) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        """Read the first item, the sizes and the strides."""
+        _, offset, sizes, steps = record.args[:4]
+        first, shape, strides = _number(offset), self._sizes(sizes, path), self._sizes(steps, path)
+        if first is None:
+            raise self._broken(path, "has an offset that is no number")
+        if len(shape) != len(strides):
+            raise self._broken(path, f"has {len(shape)} sizes and {len(strides)} strides")
+        return first, shape, strides
 
     def _part(self, identity: object, items: int, path: str) -> tuple[int, int] | None:
         """Read (first item, items) of a storage that is a part of another, None for a whole one.
@@ -269,10 +293,13 @@ class Materializer:
         return name
 
     def _sizes(self, value: object, path: str) -> tuple[int, ...]:
-        """Return sizes or strides; each must be a whole number that torch can hold."""
+        """Return sizes or strides; each must be a whole number that torch can hold.
+
+        A list could be changed after torch has read it.
+        """
         if isinstance(value, Record) and value.kind == "torch.Size" and len(value.args) == 1:
             value = value.args[0]
-        parts = value if isinstance(value, (tuple, list)) else (None,)
+        parts = value if isinstance(value, tuple) else (None,)
         sizes = tuple(size for part in parts if (size := _number(part)) is not None)
         if len(sizes) != len(parts):
             raise self._broken(path, "has a size that is no number")
@@ -305,6 +332,11 @@ def _is_container(value: object) -> bool:
 
 def _in_dict(entries: dict[object, object], branch: Branch) -> Iterator[tuple[object, Branch]]:
     yield from ((p, branch.entry(key)) for key, p in entries.items() if _is_container(p))
+
+
+def _location(identity: object) -> object:
+    """Return the device that a storage is to be put on."""
+    return identity[3] if isinstance(identity, tuple) and len(identity) > 3 else None
 
 
 def _is_torchs(name: Global) -> bool:

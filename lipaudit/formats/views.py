@@ -26,8 +26,8 @@ def big_endian(constant: Constant) -> Constant:
 def noted(constant: Constant, notes: Mapping[object, object]) -> Constant | Missing:
     """Return what torch's notes beside a tensor (`conj`, `neg`) make of its stored values."""
     for note, is_set in notes.items():
-        if not is_set:
-            continue
+        if is_set is not True:  # torch takes the note for set whatever its value
+            return Missing("tensor-layout", "its values are to be seen as nobody can say")
         if note == "conj" and constant.dtype in _COMPLEX:
             constant = _seen_as(constant, _conjugate)
         elif note == "neg" and constant.dtype in _COMPLEX | _SIGNED:

@@ -1,12 +1,13 @@
 """Archive: a zip file as torch writes it, read strictly.
 
 Everything that torch never writes is refused: compressed or encrypted members, names that
-appear twice or leave the archive, members that overlap or contradict their own headers.
+appear twice or leave the archive, members that overlap or contradict their own headers, and
+bytes that belong to no member: a reader that goes from header to header would find others there.
 """
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ _DESCRIPTORS = (struct.Struct("<III"), struct.Struct("<IQQ"))
 """Checksum and sizes behind a streamed member, the sizes short or long."""
 _SIGNATURE = b"PK\x07\x08"
 _CHUNK = 1 << 22
+_UNVERIFIED = "the file has no checksums: whether its bytes changed after saving is not known"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ class Archive:
         self.members = members
         # torch can be told to write no checksums: then all are 0.
         self._has_checksums = any(member.crc for member in members.values())
+        is_filled = any(member.length for member in members.values())
+        self.notes = () if self._has_checksums or not is_filled else (_UNVERIFIED,)
+        """What a reader should know of the file."""
         if check:
             for member in members.values():
                 self.verify(member)
@@ -66,20 +71,17 @@ class Archive:
         listed, directory = entries(source)
         members: dict[str, Member] = {}
         end_of_last = 0
+        gaps: list[tuple[int, str]] = []
         for entry in sorted(listed, key=lambda entry: entry.header):
             member, end = _member(source, entry, directory)
             if entry.name in members:
                 raise UnsafeFile(f"member {member.name} appears twice", slug="zip", path=path)
             if entry.header < end_of_last:
                 raise UnsafeFile(f"member {member.name} overlaps another", slug="zip", path=path)
-            if not members and entry.header:
-                raise UnsafeFile(
-                    f"zip has {entry.header:,} bytes before its first member",
-                    slug="zip",
-                    path=path,
-                )
+            gaps.append((entry.header - end_of_last, f"member {member.name}"))
             end_of_last = end
             members[entry.name] = member
+        _check_gaps([*gaps, (directory - end_of_last, "its directory")], path)
         return cls(source, _without_top(members, path), check=check)
 
     def read(self, name: str, *, limit: int | None = None) -> bytes:
@@ -195,6 +197,17 @@ def _descriptor(source: Readable, entry: Entry, at: int, directory: int) -> tupl
     raise UnsafeFile(
         f"member {_bare(entry.name)} contradicts its header", slug="zip", path=str(source.path)
     )
+
+
+def _check_gaps(gaps: Sequence[tuple[int, str]], path: str) -> None:
+    """Raise unless all is a member's; torch's padding is, in a field of the member's header."""
+    for length, before in gaps:
+        if length:
+            raise UnsafeFile(
+                f"zip has {length:,} bytes before {before} that belong to no member",
+                slug="zip",
+                path=path,
+            )
 
 
 def _check_name(name: str, path: str) -> None:

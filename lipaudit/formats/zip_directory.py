@@ -26,6 +26,7 @@ _END = struct.Struct("<4sHHHHIIH")
 _LOCATOR = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQHHIIQQQQ")
 _CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
+_FIELD = struct.Struct("<HH")
 _LONGEST_COMMENT = 0xFFFF
 _IN_EXTRA = 0xFFFFFFFF
 """Stands for a number that is in the zip64 extra field."""
@@ -189,11 +190,13 @@ def wide(numbers: tuple[int, ...], extra: bytes, name: str, source: Readable) ->
 
 
 def _zip64_field(extra: bytes) -> bytes:
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<HH", extra)
+    at = 0
+    while at + _FIELD.size <= len(extra):
+        kind, length = _FIELD.unpack_from(extra, at)
+        at += _FIELD.size
         if kind == _ZIP64:
-            return extra[4 : 4 + length]
-        extra = extra[4 + length :]
+            return extra[at : at + length]
+        at += length
     return b""
 
 

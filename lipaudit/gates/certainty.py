@@ -8,7 +8,7 @@ from lipaudit.gates.rule import NOTE, UNDECIDED, Rule
 from lipaudit.results import NO_LAYER, Finding, ModelReport
 
 NON_FINITE = "non-finite"
-WITHOUT_NUMBERS = frozenset({"meta-tensor", "weight-type", "memory"})
+WITHOUT_NUMBERS = frozenset({"hidden-tensor", "meta-tensor", "weight-type", "memory"})
 """Slugs of weights that were meant to be measured and have no number, whatever is asked."""
 
 

@@ -69,5 +69,9 @@ class Config:
     device: str | None = None
     max_memory: int | None = None
     """In bytes."""
+    workers: int | None = None
+    """Processes that measure layers side by side; 0: one for each core."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler whose workers do."""
     cache: str | None = None
     """Folder in which results are kept, from the working directory, or "off"."""

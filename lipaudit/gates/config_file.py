@@ -95,6 +95,8 @@ def _config(table: TomlTable, file: str, today: date) -> Config:
         baseline=None if baseline is None else os.path.normpath(Path(folder) / baseline),
         device=table.take("device", toml_table.text),
         max_memory=table.take("max-memory", _memory),
+        workers=table.take("workers", _workers),
+        scheduler=table.take("scheduler", toml_table.text),
         cache=_cache(folder, table.take("cache", _cache_folder)),
     )
     table.close()
@@ -211,6 +213,12 @@ def _memory(table: TomlTable, key: str, value: object) -> int:
     if amount is None:
         raise table.wrong(key, "an amount of memory", value, 'write it like "2G"')
     return amount
+
+
+def _workers(table: TomlTable, key: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise table.wrong(key, "a number of processes, 0 for one a core", value)
+    return value
 
 
 def _shapes(table: TomlTable, key: str, value: object) -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lipaudit.graph.constant import Constant
+from lipaudit.graph.constant import Constant, Shape
 from lipaudit.graph.node import Graph
 
 Fingerprint = tuple[int, int, int, int]
@@ -21,6 +21,17 @@ class Topology(StrEnum):
     """The file lists weights only; a chain fits them, and is assumed."""
     UNKNOWN = "unknown"
     """The file lists weights only; nothing is said about the wiring."""
+
+
+class Origin(StrEnum):
+    """Who gave the layer graph."""
+
+    FILE = "file"
+    """The file itself, as far as it has one."""
+    CONFIG = "config"
+    """The config.json beside the weights, by the code of the transformers package."""
+    FACTORY = "factory"
+    """A function of the user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +70,11 @@ class Model:
     """Tensor key -> the first key that has the same bytes."""
     digest: Callable[[], str] | None = None
     """Compute the SHA-256 of the file (of all files for a folder); reads it whole."""
-    factory: str = ""
-    """The user's function that gave the graph; "" where it is the file's own."""
+    origin: Origin = Origin.FILE
+    config: Path | None = None
+    """The config.json that gave the graph."""
+    examples: tuple[Shape, ...] = ()
+    """Of the inputs, as they were stated for code to make the graph by."""
     folder: Path | None = None
     """The folder that was named instead of a file in it."""
     fingerprints: Mapping[Path, Fingerprint] = field(default_factory=dict)

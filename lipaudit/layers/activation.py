@@ -57,6 +57,9 @@ _SIXTH = "0.16666666666666666667"
 _UNIT = slope(0, 1)
 # How far x·Φ(x), x·sigmoid(x) and x·tanh(softplus(x)) dip below 0, rounded up. All fall to that,
 # left of 0, and rise from there.
+# From this βx on torch's softplus returns x unless it is told otherwise. The jump there is 1e-10 of
+# the value, below float32's resolution: it is taken for a rounding error.
+_SAME = 20.0
 _GELU_DIP, _SILU_DIP, _MISH_DIP = 0.17005, 0.27847, 0.30885
 
 
@@ -238,11 +241,15 @@ tabulate(
 )
 
 
-def _torch_softplus(call: Call) -> tuple[Slope, Function]:
+def _torch_softplus(call: Call) -> tuple[Slope | Unbounded, Function]:
     # (1/β)·log(1 + exp(βx)) has slope sigmoid(βx) for either sign of β.
-    beta = call.attribute("beta", 1.0)
+    beta, threshold = call.attribute("beta", 1.0), call.attribute("threshold", _SAME)
     if beta == 0:
         raise UnsupportedNode("Softplus with beta = 0 divides by 0")
+    if threshold < _SAME:
+        # Past it torch returns x, which is smaller by log(1 + exp(-threshold)) / β.
+        verdict = jump(f"it jumps at x = {threshold / beta:g}")
+        return verdict, lambda x: functional.softplus(x, beta, threshold)
     return _UNIT, lambda x: functional.softplus(beta * x) / beta
 
 
@@ -279,7 +286,11 @@ tabulate(
         ),
         # Slope 1 - sech² x = tanh² x.
         "Tanhshrink": Row("1", always(_UNIT, functional.tanhshrink), (_ONE,), "Tanhshrink"),
-        "Softplus": Row("1", _torch_softplus, (_ONE, Case({"beta": 2.0}, 1.0))),
+        "Softplus": Row(
+            "1 if continuous",
+            _torch_softplus,
+            (_ONE, Case({"beta": 2.0}, 1.0), Case({"beta": 2.0, "threshold": -5.0})),
+        ),
         "Threshold": Row(
             "1 if continuous", _threshold, (_ONE, Case({"threshold": 0.5, "value": 0.25}))
         ),

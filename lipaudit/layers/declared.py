@@ -76,6 +76,11 @@ def declare(model: Model, constants: Mapping[str, float]) -> Model:
     return replace(model, graph=graph, assumptions=(*model.assumptions, *stated))
 
 
+def declared(model: Model) -> dict[str, float]:
+    """Return the constants that are stated for operations of the model, by their names."""
+    return {title(node): node.declared for node in model.graph.nodes if node.declared is not None}
+
+
 def title(node: Node) -> str:
     """Return the name of an operation as messages have it: domain.Op."""
     return f"{node.domain}.{node.op}" if node.domain else node.op

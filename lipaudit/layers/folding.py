@@ -1,8 +1,9 @@
 """Folding: nodes fed by constants alone become constants, evaluated when somebody asks.
 
-Stored numbers keep their type and are exact. Results of arithmetic are evaluated twice: in the
-types the file states, as every runtime does (`read`), and in float64 for the mathematics
-(`unrounded`), with the relative error that this leaves (`entry_error`).
+Stored numbers keep their type and are exact; a cast of them is what its type makes of them.
+Results of arithmetic are evaluated twice: in the types the file states, as every runtime does
+(`read`), and in float64 for the mathematics (`unrounded`), with the relative error that this
+leaves (`entry_error`).
 """
 
 import math
@@ -41,6 +42,8 @@ class Recipe:
     ingredients: Ingredients
     largest: int
     """Items of the largest tensor on the way to the result."""
+    types: tuple[torch.dtype, ...] = ()
+    """Of the outputs, as the file states them: what overflows there is infinite. None: no limit."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +124,20 @@ def _evaluate(
         else:
             value = constant.read() if reader is constant.read else constant.values()
         inputs.append(value.to(dtype) if dtype and value.is_floating_point() else value)
-    return invoke(recipe.node, recipe.layer, inputs, dtype)
+    made = invoke(recipe.node, recipe.layer, inputs, dtype)
+    if dtype is None or not recipe.types:
+        return made
+    return tuple(map(_overflowing, made, recipe.types))
+
+
+def _overflowing(value: torch.Tensor, stated: torch.dtype) -> torch.Tensor:
+    """Return the value, infinite where the stated type has no number as large."""
+    if not (value.is_floating_point() and stated.is_floating_point and value.numel()):
+        return value
+    largest = torch.finfo(stated).max
+    if value.abs().max() <= largest:
+        return value
+    return torch.where(value.abs() > largest, value * math.inf, value)
 
 
 def fold(node: Node, layer: AbstractLayer, ingredients: Ingredients) -> dict[str, Constant] | None:
@@ -142,7 +158,7 @@ def fold(node: Node, layer: AbstractLayer, ingredients: Ingredients) -> dict[str
         if constant is not None and isinstance(reader := constant.read, Result)
     ]
     largest = max([*sizes, *behind, *(value.numel() for value in made)], default=0)
-    recipe = Recipe(node, layer, ingredients, largest)
+    recipe = Recipe(node, layer, ingredients, largest, tuple(value.dtype for value in made))
     return {
         name: _eager(_constant(name, recipe, position, value))
         for position, (name, value) in enumerate(zip(node.outputs, made, strict=False))
@@ -160,11 +176,12 @@ def _constant(name: str, recipe: Recipe, position: int, value: torch.Tensor) -> 
     known = [constant for constant in recipe.ingredients if constant is not None]
     folding = recipe.layer.folding
     error = _error(folding.rounding, known) if value.is_floating_point() else 0.0
-    exact = (
-        folding.rounding == 0
-        and all(constant.unrounded is None for constant in known)
-        and dtype_name(value.dtype) in {constant.dtype for constant in known}
-    )
+    stored = folding.rounding == 0 and all(constant.unrounded is None for constant in known)
+    narrowed = _is_narrowed(value.dtype, known)
+    # torch takes float64 to half precision by way of float32, and so rounds it twice.
+    exact = stored and not (narrowed and value.dtype.itemsize < 4 and _is_wide(known))
+    if narrowed and not exact and value.dtype.itemsize < 4:
+        error = math.inf
     scaled = _linear_in(recipe)
     folded = Constant(
         name=scaled.name if scaled is not None and folding.same_weight else name,
@@ -184,6 +201,19 @@ def _constant(name: str, recipe: Recipe, position: int, value: torch.Tensor) -> 
     return replace(folded, put=back, rescale=rescale_of(scaled), put_note=scaled.put_note)
 
 
+def _is_narrowed(dtype: torch.dtype, known: Sequence[Constant]) -> bool:
+    """Tell whether a floating result is in a type that rounds what it is made of."""
+    if not dtype.is_floating_point:
+        return False
+    types = [t for constant in known if (t := torch_type(constant.dtype)) is not None]
+    floating = [t for t in types if t.is_floating_point and t != dtype]
+    return any(t.itemsize >= dtype.itemsize for t in floating)
+
+
+def _is_wide(known: Sequence[Constant]) -> bool:
+    return any(constant.dtype == "float64" for constant in known)
+
+
 def _error(rounding: float, known: Sequence[Constant]) -> float:
     """Bound the relative error of each entry: nothing is lost by a move, sums of it by products.
 
@@ -195,8 +225,7 @@ def _error(rounding: float, known: Sequence[Constant]) -> float:
     if rounding == 0:
         return max(errors, default=0.0)
     total = rounding + sum(errors)
-    wide = any(constant.dtype == "float64" for constant in known)
-    return 1.01 * total if total <= _FIVE_ROUNDINGS and not wide else math.inf
+    return 1.01 * total if total <= _FIVE_ROUNDINGS and not _is_wide(known) else math.inf
 
 
 def _linear_in(recipe: Recipe) -> Constant | None:
@@ -263,7 +292,7 @@ class _WayBack:
         """Evaluate the result for other values of the input."""
         ingredients = list(self.recipe.ingredients)
         ingredients[self.at] = computed("", values)
-        recipe = replace(self.recipe, ingredients=tuple(ingredients))
+        recipe = replace(self.recipe, ingredients=tuple(ingredients), types=())
         return Result(recipe, self.position, torch.float64)()
 
 

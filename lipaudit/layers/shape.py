@@ -153,10 +153,13 @@ def stated_dtype(call: Call, attribute: str, default: int = 0) -> torch.dtype:
 
 
 def cast(x: torch.Tensor, dtype: torch.dtype, *, saturate: bool = True) -> torch.Tensor:
-    """Convert items as ONNX does: an 8-bit float that overflows becomes the largest one."""
-    if saturate and dtype.is_floating_point and dtype.itemsize == 1 and x.is_floating_point():
+    """Convert items as ONNX does: an 8-bit float that overflows is the largest one, or none."""
+    if dtype.is_floating_point and dtype.itemsize == 1 and x.is_floating_point():
         largest = torch.finfo(dtype).max
-        return x.clamp(-largest, largest).to(dtype)
+        if saturate:
+            return x.clamp(-largest, largest).to(dtype)
+        # torch saturates by itself, depending on its version.
+        return torch.where(x.abs() > largest, x * math.nan, x).to(dtype)
     return x.to(dtype)
 
 

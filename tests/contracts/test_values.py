@@ -80,7 +80,7 @@ def stated(example: Example, signals: list[Values]) -> tuple[Values, ...]:
     if isinstance(step.layer, AbstractLinearLayer):
         compute = Compute(torch.device("cpu"), full_spectra=False)
         gain = Gain((step.layer.operator(tuple(signals[0].lo.shape), compute).norm().enclosure,))
-    return ranges.step_values(network, step, gain, inputs)
+    return ranges.step_values(network, step, gain, inputs, 1 << 30)
 
 
 def corners(values: Values, generator: torch.Generator) -> torch.Tensor:

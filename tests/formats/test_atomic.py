@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lipaudit.errors import WriteRefused
+from lipaudit.formats import renaming
 from lipaudit.formats.atomic import staged
 from lipaudit.formats.base import ChangedFile, Edit
 
@@ -144,14 +145,21 @@ def test_file_mode_follows_the_umask(original: Path) -> None:
         os.umask(old)
 
 
-@pytest.mark.parametrize("force", [False, True])
-def test_a_file_system_without_hard_links(
-    original: Path, monkeypatch: pytest.MonkeyPatch, *, force: bool
-) -> None:
+def without_links(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refused)
+
+
+@pytest.mark.parametrize("renames", [True, False])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_system_without_hard_links(
+    original: Path, monkeypatch: pytest.MonkeyPatch, *, force: bool, renames: bool
+) -> None:
+    without_links(monkeypatch)
+    if not renames:
+        monkeypatch.setattr(renaming, "without_replacing", lambda *_: False)
     target = original.with_name("out.bin")
     if force:
         target.write_bytes(b"old")
@@ -163,10 +171,37 @@ def test_a_file_system_without_hard_links(
     assert sorted(snapshot(original.parent)) == ["in.bin", "out.bin"]
 
 
-@pytest.mark.parametrize("links", [True, False])
+def test_without_hard_links_no_empty_file_ever_holds_the_name(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_links(monkeypatch)
+    target = original.with_name("out.bin")
+    plain = Path.open
+
+    def opened(path: Path, mode: str = "r", **options: object) -> object:
+        assert path != target
+        return plain(path, mode, **options)  # type: ignore[call-overload]  # as it was called
+
+    monkeypatch.setattr(Path, "open", opened)
+    write(original, target)
+    assert target.stat().st_size == 100
+
+
+def test_a_rename_that_finds_something_in_its_place_leaves_both(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    new.write_text("new")
+    old.write_text("old")
+    with pytest.raises(FileExistsError):
+        renaming.without_replacing(new, old)
+    assert snapshot(tmp_path) == {"new": b"new", "old": b"old"}
+    assert renaming.without_replacing(new, tmp_path / "free")
+    assert snapshot(tmp_path) == {"free": b"new", "old": b"old"}
+
+
+@pytest.mark.parametrize("steps", ["link", "rename", "neither"])
 @pytest.mark.parametrize("old", [True, False])
 def test_what_was_moved_comes_back(
-    original: Path, monkeypatch: pytest.MonkeyPatch, *, links: bool, old: bool
+    original: Path, monkeypatch: pytest.MonkeyPatch, *, steps: str, old: bool
 ) -> None:
     """The second of two files cannot be placed: the first is taken back, or its old one put."""
     sidecar, target = original.with_name("w.bin"), original.with_name("out.bin")
@@ -176,10 +211,15 @@ def test_what_was_moved_comes_back(
         (original.parent / "data").mkdir()
         (original.parent / "data" / "w.bin").write_bytes(b"old data")
     before = snapshot(original.parent)
-    link, move = os.link, Path.replace
+    link, move, rename = os.link, Path.replace, renaming.without_replacing
+
+    def renamed(path: Path, place: Path) -> bool:
+        if steps == "rename" and place == target:
+            raise OSError(errno.EIO, "Input/output error")
+        return steps == "rename" and rename(path, place)
 
     def linked(path: Path, place: Path, **options: bool) -> None:
-        if not links:
+        if steps != "link":
             raise OSError(errno.EPERM, "Operation not permitted")
         if place == target:
             raise OSError(errno.EIO, "Input/output error")
@@ -192,6 +232,7 @@ def test_what_was_moved_comes_back(
 
     monkeypatch.setattr(os, "link", linked)
     monkeypatch.setattr(Path, "replace", moved)
+    monkeypatch.setattr(renaming, "without_replacing", renamed)
 
     def write_both() -> None:
         with staged(target, originals=[original, sidecar], force=old) as stage:

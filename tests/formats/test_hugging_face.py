@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import lipaudit
 from lipaudit.errors import LipauditError, UnsafeFile, UsageError
+from lipaudit.formats import hugging_face
 from lipaudit.graph.model import Model
 from lipaudit.layers import execution
 from lipaudit.results import ModelReport
@@ -249,3 +250,20 @@ def test_a_gate_takes_its_graph_from_the_config(tmp_path: Path) -> None:
     report, verdict = lipaudit.check(config)
     assert report.models[0].topology == "stated"
     assert verdict.exit_code == 0
+
+
+def test_the_library_is_imported_where_its_own_constants_have_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Imported on the device without values, modules would keep constants that have none.
+    saved("llama", tmp_path, **SMALL["llama"])
+    devices: list[str] = []
+    real = hugging_face._library
+
+    def noted(name: str) -> Any:
+        devices.append(torch.empty(0).device.type)
+        return real(name)
+
+    monkeypatch.setattr(hugging_face, "_library", noted)
+    assert lipaudit.load(tmp_path, hf=True).graph.nodes
+    assert set(devices) == {"cpu"}

@@ -1,5 +1,6 @@
 """External data: read wherever it honestly lies, and nowhere else."""
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests import shared_models
 from tests.formats.applied import apply
 
 VALUES = np.arange(32, dtype=np.float32).reshape(4, 8)
+SHA1 = hashlib.sha1(VALUES.tobytes(), usedforsecurity=False).hexdigest()
 
 
 def write(folder: Path, *entries: Mapping[str, str], shape: tuple[int, ...] = (4, 8)) -> Path:
@@ -46,7 +48,8 @@ def read(path: Path) -> Model:
         {"offset": "0", "length": "128"},
         {},
         {"offset": "64"},
-        {"length": "128", "checksum": "0" * 40},
+        {"length": "128", "checksum": SHA1},
+        {"checksum": SHA1.upper()},
         {"prepacked_0": "anything"},
     ],
     ids=str,
@@ -56,6 +59,14 @@ def test_honest_entries(said: dict[str, str], tmp_path: Path) -> None:
     offset = int(said.get("offset", "0"))
     (tmp_path / "model.bin").write_bytes(bytes(offset) + VALUES.tobytes())
     np.testing.assert_array_equal(read(path).tensors["W"].read().numpy(), VALUES)
+
+
+@pytest.mark.parametrize("stated", ["0" * 40, "", "no checksum", "\u00e9" * 40])
+def test_a_file_of_another_checksum_is_refused(stated: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {"location": "model.bin", "checksum": stated})
+    (tmp_path / "model.bin").write_bytes(VALUES.tobytes())
+    with pytest.raises(MalformedFile, match=r"'W'.*(SHA-1|checksum)"):
+        read(path)
 
 
 def test_in_a_folder_below(tmp_path: Path) -> None:

@@ -100,7 +100,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no object": (pack([]), "header is no JSON object"),
     "nested": (pack(b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}"), "nested too deep"),
     "many brackets": (pack(b"{" + b"[" * 1_000_001), "header is too large"),
-    "long number": (pack(b'{"a": ' + b"9" * 5000 + b"}"), "header: Exceeds the limit"),
+    "long number": (
+        pack(b'{"a": ' + b"9" * 5000 + b"}"),
+        "header: a number of 5,000 digits at byte 6",
+    ),
     "key twice": (
         pack(
             b'{"a":' + json.dumps(W).encode() + b',"a":' + json.dumps(W).encode() + b"}", bytes(16)
@@ -133,9 +136,22 @@ BAD: dict[str, tuple[bytes, str]] = {
     ),
     "trailing": (pack({"a": W}, bytes(20)), "4 unused bytes at the end"),
     "cut": (pack({"a": W}, bytes(10)), "data cut at byte 10, tensor 'a' ends at 16"),
+    "metadata is a list": (pack({"__metadata__": [], "a": W}, bytes(16)), "no table of texts"),
+    "minus zero": (
+        pack(b'{"a":{"dtype":"F32","shape":[-0,3],"data_offsets":[0,0]}}'),
+        "shape is no list of integers",
+    ),
+    "half a character": (
+        pack(b'{"\\ud800.weight":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'),
+        "header has half of a character",
+    ),
     "metadata": (pack({"__metadata__": {"a": 1}, "a": W}, bytes(16)), "no table of texts"),
     "no tensors": (pack({}), "no weight tensors found"),
 }
+
+
+def test_metadata_may_be_null(tmp_path: Path) -> None:
+    assert list(read(pack({"__metadata__": None, "a": W}, bytes(16)), tmp_path).tensors) == ["a"]
 
 
 @pytest.mark.parametrize("case", BAD)

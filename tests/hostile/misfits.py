@@ -18,7 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from tests.hostile.case import Hostile
+from tests.hostile.case import SECONDS, Hostile
 from tests.hostile.zip_building import write
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -90,14 +90,16 @@ def _stated(name: str, value: str, sizes: Sequence[int] | None, code: int, *says
                    command=("bound",))  # fmt: skip
 
 
-def _pickled(name: str, code: int, says: str, *layers: nn.Module) -> Hostile:
+def _pickled(
+    name: str, code: int, says: str, *layers: nn.Module, seconds: float = SECONDS
+) -> Hostile:
     def build(folder: Path) -> Path:
         torch.save(nn.Sequential(*layers).eval(), folder / "m.pt")
         return folder / "m.pt"
 
     what = " and ".join(type(layer).__name__ for layer in layers)
     return Hostile(f"misfit-{name}", f"pickled {what} that do not fit", build, code, (says,),
-                   command=("bound",))  # fmt: skip
+                   command=("bound",), seconds=seconds)  # fmt: skip
 
 
 def _onnx(
@@ -157,12 +159,12 @@ CASES = (
     _stated("flatten", "flatten", (2, 4), 2, "value 'flatten' is declared 2x4, is 1x8"),
     _stated("full_like", "linear", (8, 8), 2, "value 'linear' is declared 8x8, is 1x8"),
     _pickled("dense", 3, _NONE, nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 2)),
-    _pickled("dense-last", 3, _NONE, nn.ReLU(), nn.Linear(3, 4), nn.Linear(5, 2)),
+    _pickled("dense-last", 3, _NONE, nn.ReLU(), nn.Linear(3, 4), nn.Linear(5, 2), seconds=5),
     _pickled("channels", 3, _NONE, nn.Conv2d(3, 8, 3), nn.Conv2d(4, 2, 3)),
     _pickled("transposed", 3, _NONE, nn.ConvTranspose2d(3, 8, 3), nn.ConvTranspose2d(4, 2, 3)),
     _pickled("flat", 3, _NONE, nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(7, 2)),
     _pickled("softmax", 3, _NONE, nn.Linear(3, 4), nn.Softmax(dim=9)),
-    _pickled("norm", 3, _NONE, nn.LayerNorm(7), nn.Linear(3, 2)),
+    _pickled("norm", 3, _NONE, nn.LayerNorm(7), nn.Linear(3, 2), seconds=5),
     _pickled("fits", 0, "proved", nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 26 * 26, 2)),
     _pickled("fits-late", 0, "proved", nn.ReLU(), nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)),
     _onnx("dense layers", [_DENSE, helper.make_node("MatMul", ["h", "v"], ["y"])], (1, 3), 2,

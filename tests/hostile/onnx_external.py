@@ -1,5 +1,6 @@
 """External data of ONNX models: where it may lie, what may be said of it, and what it may be."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.hostile.onnx_wire import field, graph, model, number, tensor
 from tests.hostile.written import file
 
 _VALUES = np.array([[3.0, 0.0], [0.0, 1.0]], dtype=np.float32).tobytes()
+_SUM = hashlib.sha1(_VALUES, usedforsecurity=False).hexdigest()
 _DATA = "model.bin"
 Entries = Sequence[tuple[str, str]]
 
@@ -160,7 +162,7 @@ CASES: tuple[Hostile, ...] = (
     Hostile(
         "external-good-checksum",
         "data with a checksum",
-        _said(offset="0", length="16", checksum="0" * 40),
+        _said(offset="0", length="16", checksum=_SUM),
         0,
         ("fc",),
         plain="onnx",
@@ -357,7 +359,6 @@ CASES: tuple[Hostile, ...] = (
         _many(200),
         0,
         ("200 layers measured",),
-        seconds=6,
     ),
     Hostile(
         "external-mostly-unused",

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.hostile.case import Hostile
+from tests.hostile.case import UNATTACKED, Hostile
 
 N = helper.make_node
 Arrays = Mapping[str, Any]
@@ -364,6 +364,7 @@ CASES: tuple[Hostile, ...] = (
         3,
         "'W'",
         row=20,
+        warns=UNATTACKED,
     ),
     _refused("conv-rank", "kernel of another rank than its input", _conv(KERNEL[..., 0]), "'c'"),
     _refused(

@@ -250,7 +250,6 @@ CASES: tuple[Hostile, ...] = (
         ("fc",),
         command=("clip",),
         options=("--to", "1", "--dry-run", "-o", "out"),
-        seconds=4,
     ),
     Hostile(
         "path-a-gigabyte-of-zeros",

@@ -142,7 +142,7 @@ CASES: tuple[Hostile, ...] = (
             ("list", [SECOND], "'b.weight' has no shard"),
             ("empty", "", "'b.weight' has no shard"),
             ("of-300-bytes", "x" * 300, "shard 2 of 2 missing"),
-            ("half-a-pair", "\ud800", "shard 2 of 2 missing"),
+            ("half-a-pair", "\ud800", "half of a character"),
         )
     ),
     _refused(

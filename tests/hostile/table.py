@@ -18,7 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lipaudit.report.text import safe, short
-from tests.commands import Commands
+from tests import offline
+from tests.commands import Commands, Done
 from tests.hostile.case import MARKER, Hostile
 from tests.hostile.families import ALL
 
@@ -114,12 +115,18 @@ def _waited(pid: int, start: float) -> tuple[int, resource.struct_rusage]:
 
 
 def ours(case: Hostile, path: Path, folder: Path, commands: Commands) -> str:
-    """Say what lipaudit does with a file: its exit code, and its line."""
-    done = commands.run(*case.command, path, *case.options, cwd=folder, seconds=60)
-    lines = (done.stderr if done.code == 2 else "\n".join(case.says)).strip().splitlines()
-    words = lines[-1] if lines else ""
-    words = words.removeprefix("lipaudit: error: ").replace(f"{path}: ", "")
-    return f"{_cell(words)} (exit {done.code})"
+    """Say what lipaudit does with a file: its exit code, and the line that it printed."""
+    done = case.run(commands, path, folder)
+    words = _line(case, done).removeprefix("lipaudit: error: ").replace(f"{path}: ", "")
+    return f"{_cell(words) or 'nothing'} (exit {done.code})"
+
+
+def _line(case: Hostile, done: Done) -> str:
+    """Return the line in which the first of the expected words stand, or else the first one."""
+    lines = [line.strip() for line in (done.stderr + "\n" + done.stdout).splitlines()]
+    expected = case.says[0] if case.says else ""
+    found = (line for line in lines if expected and expected in line)
+    return next(found, next(filter(None, lines), ""))
 
 
 def _cell(text: str) -> str:
@@ -146,6 +153,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("word", nargs="?", default="", help="of the names of the cases")
     word = parser.parse_args().word
+    os.environ["LIPAUDIT_CACHE"] = "off"  # each file is read, and nothing is left
+    offline.seal()
     chosen = [case for case in ALL if word in case.name]
     rows(sorted(chosen, key=lambda case: (case.row is None, case.row or 0)))
 

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 import lipaudit
 from lipaudit.enclosure import Rigor
 from lipaudit.results import LayerResult, ModelReport
+from tests import offline
 from tests.commands import Commands
 
-ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(11)
 
 
@@ -287,7 +287,7 @@ def test_digits_do_not_depend_on_threads(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads},
+            env={**os.environ, "PYTHONPATH": offline.PATH, "OMP_NUM_THREADS": threads},
         ).stdout
         for threads in ("1", "2", "1")
     }

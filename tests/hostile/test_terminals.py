@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import offline
 from tests.hostile import written
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "lipaudit"]
 CLOSED_PIPE = 141
 
@@ -25,7 +25,8 @@ def model(tmp_path: Path) -> Path:
 
 def surroundings(**environment: str | None) -> dict[str, str]:
     """Return this process's environment with some variables set, or unset (None)."""
-    known: dict[str, str | None] = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    fixed = {"PYTHONPATH": offline.PATH, "OMP_NUM_THREADS": "1"}
+    known: dict[str, str | None] = {**os.environ, **fixed}
     return {key: value for key, value in (known | environment).items() if value is not None}
 
 

@@ -193,6 +193,8 @@ CASES = (
     _refused("overlapping-more", "windows over each other, of more items than there are",
              tensor((3, 2), (1, 1)), "declares 6 items, the file stores 4"),
     _refused("dims-many", "1,000 axes of 2^62", tensor((1 << 62,) * 1000, (1,) * 1000),
+             "has 1,000 dimensions"),
+    _refused("dims-most", "128 axes of 2^62", tensor((1 << 62,) * 128, (1,) * 128),
              "size that overflows"),
     _refused("same-name", "two entries of one name",
              {1: tensor(), "1": tensor()}, "two entries are called 'fc.weight/1'"),

@@ -28,6 +28,8 @@ class Member:
     crc: int | None = None
     """In both headers."""
     local_crc: int | None = None
+    unpacked: int | None = None
+    """Bytes of what `data` is when it is decompressed, in both headers."""
     local_size: int | None = None
     size: int | None = None
     """In the directory: of what would be unpacked."""
@@ -74,10 +76,11 @@ def changed(at: int, **fields: object) -> list[Member]:
 def packed(members: Sequence[Member], end: End | None = None) -> bytes:
     """Return the bytes of the zip."""
     end = end or End()
-    body, directory, count = b"", b"", 0
+    body, directory, count = bytearray(), bytearray(), 0
     for member in members:
         crc = zlib.crc32(member.data) if member.crc is None else member.crc
         length = len(member.data)
+        unpacked = length if member.unpacked is None else member.unpacked
         local_name = (member.local_name or member.name).encode()
         start = len(body)
         body += _LOCAL.pack(
@@ -89,7 +92,7 @@ def packed(members: Sequence[Member], end: End | None = None) -> bytes:
             0,
             crc if member.local_crc is None else member.local_crc,
             length if member.local_size is None else member.local_size,
-            length if member.local_size is None else member.local_size,
+            unpacked if member.local_size is None else member.local_size,
             len(local_name),
             len(member.local_extra),
         )
@@ -98,7 +101,7 @@ def packed(members: Sequence[Member], end: End | None = None) -> bytes:
             continue
         name = member.name.encode()
         count += 1
-        size = length if member.size is None else member.size
+        size = unpacked if member.size is None else member.size
         offset = start if member.offset is None else member.offset
         directory += _CENTRAL.pack(
             b"PK\x01\x02", 20, 20, member.flags, member.method, 0, 0, crc, length, size,
@@ -110,7 +113,7 @@ def packed(members: Sequence[Member], end: End | None = None) -> bytes:
     record = struct.pack(
         "<4sHHHHIIH", b"PK\x05\x06", 0, 0, stated, stated, len(directory), where, len(end.comment)
     )
-    return body + directory + end.before + record + end.comment
+    return bytes(body + directory + end.before + record + end.comment)
 
 
 def write(folder: Path, data: bytes, name: str = "m.pt") -> Path:

@@ -5,7 +5,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 
 import torch
@@ -91,15 +91,16 @@ def _many(count: int) -> bytes:
 
 
 def _bomb(folder: Path) -> Path:
-    path = folder / "m.pt"
-    with zipfile.ZipFile(path, "w") as made:
-        made.writestr(f"{TOP}/data.pkl", program({"w": tensor((1 << 29,), (1,))}))
-        with made.open(zipfile.ZipInfo(f"{TOP}/version"), "w") as member:
-            member.write(b"3\n")
-    # Half a kilobyte for every half of a megabyte, written once and repeated as it is.
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=9) as made:
-        made.writestr(f"{TOP}/data/0", bytes(64 << 20))
-    return path
+    # A megabyte of zeros packs into the same thousand bytes each time: packed once, repeated.
+    megabyte, times = bytes(1 << 20), 2048
+    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    piece = packer.compress(megabyte) + packer.flush(zlib.Z_FULL_FLUSH)
+    crc = reduce(lambda crc, _: zlib.crc32(megabyte, crc), range(times), 0)
+    bomb = Member(
+        f"{TOP}/data/0", piece * times + packer.flush(), method=8, crc=crc, unpacked=times << 20
+    )
+    members = [Member(f"{TOP}/data.pkl", program({"w": tensor((times << 18,), (1,))})), bomb]
+    return write(folder, packed([*members, Member(f"{TOP}/version", b"3\n")]))
 
 
 def _long_name(folder: Path) -> Path:
@@ -137,7 +138,7 @@ CASES = (
             row=10, plain="torch"),
     Hostile("zip-bit-flip", "one bit flipped in a weight", _flipped, 2,
             ("CRC mismatch in member data/0",), row=11, plain="torch"),
-    Hostile("zip-bomb", "64 KB deflated storage = 64 MB", _bomb, 2,
+    Hostile("zip-bomb", "2 MB deflated storage = 2 GB", _bomb, 2,
             ("member data/0 is compressed", "torch never writes this"), row=18, plain="torch"),
     Hostile("zip-long-member-name", "a member name of 60,000 letters", _long_name, 0,
             ("w",), plain="torch"),
@@ -200,8 +201,15 @@ CASES = (
     _case("overlap", "two members over the same bytes",
           lambda: packed(changed(_DATA, offset=0)), "contradicts its header"),
     _case("within", "an archive in the data of a member",
-          lambda: packed([*honest()[:3], Member(f"{TOP}/data/1", _GOOD[:200]),
-                          Member(f"{TOP}/x", b"", hidden=True)]) , code=0),
+          lambda: packed([*honest()[:3], Member(f"{TOP}/data/1", _GOOD[:200])]), "fc", code=0),
+    _case("hidden-between", "another data/0 between two that the directory names",
+          lambda: packed([*honest()[:2], Member(f"{TOP}/data/0", FOUR, hidden=True),
+                          *honest()[2:]]), "54 bytes before member data/0 that belong to no"),
+    _case("hidden-last", "another data/0 that the directory leaves out",
+          lambda: packed([*honest(), Member(f"{TOP}/data/0", FOUR, hidden=True)]),
+          "54 bytes before its directory that belong to no member"),
+    _case("hidden-byte", "one byte between two members",
+          lambda: packed(changed(0, trailer=b"x")), "1 bytes before member byteorder"),
     _case("offset-past-end", "a member behind the end",
           lambda: packed(changed(_DATA, offset=1 << 20)),
           "member data/0 is cut short"),
@@ -210,7 +218,7 @@ CASES = (
     _case("prepended", "a whole archive in front", _inside_out, "directory at byte"),
     _case("hidden-first", "a first member that the directory leaves out",
           lambda: packed([Member("evil/data.pkl", b"x", hidden=True), *honest()]),
-          "bytes before its first member"),
+          "bytes before member data.pkl that belong to no member"),
     _case("appended", "bytes behind the end", lambda: _GOOD + bytes(10), "10 bytes behind its end"),
     _case("appended-much", "100 KB behind the end", lambda: _GOOD + bytes(100_000),
           "no end record"),
@@ -233,7 +241,7 @@ CASES = (
     _case("crc-one-zero", "a changed weight whose checksum is 0",
           lambda: packed(changed(_DATA, crc=0)), "CRC mismatch in member data/0"),
     _case("crc-none", "no checksums at all, as torch can write it",
-          lambda: packed(_without_checksums()), "fc", code=0),
+          lambda: packed(_without_checksums()), "fc", "the file has no checksums", code=0),
     _case("big-endian", "big-endian storages", lambda: packed(changed(1, data=b"big")),
           "fc", code=0),
     _case("byteorder-strange", "a byte order of its own",

@@ -163,12 +163,13 @@ def glu(call: AtenCall, build: GraphBuilder) -> None:
 @translates("softplus")
 def softplus(call: AtenCall, build: GraphBuilder) -> None:
     """Write log(1 + exp(βx)) / β."""
-    beta = call.number("beta", 1.0)
-    if beta == 1.0:
+    beta, threshold = call.number("beta", 1.0), call.number("threshold", 20.0)
+    if beta == 1.0 and threshold == 20.0:
         _with(call, build, "Softplus", {})
         return
     inputs = [call.tensor("self")]
-    emit(call, build, "Softplus", inputs, {"beta": beta}, domain=TORCH_DOMAIN)
+    attributes: dict[str, Attribute] = {"beta": beta, "threshold": threshold}
+    emit(call, build, "Softplus", inputs, attributes, domain=TORCH_DOMAIN)
 
 
 @translates("prelu")

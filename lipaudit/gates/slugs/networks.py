@@ -17,12 +17,17 @@ NETWORKS = {
     "no finite Lipschitz constant exists. Bound the part before it (--to), or audit the model "
     "before quantization.",
     "weight-type": "A layer's weight is stored in a type that says no numbers by itself: integers "
-    "or truth values without a scale, or a type that this machine's torch does not have. Export "
-    "the model in a floating type, or with the scales beside the integers.",
+    "or truth values without a scale, a type that this machine's torch does not have, or numbers "
+    "with a scale beside them (weight_scale) that nobody says how to apply. Export the model in a "
+    "floating type, or as ONNX with the scales beside the integers.",
     "dtype": "The values are of a type with which the operation, or this machine's torch, cannot "
     "compute. Save the weights in float32 or float64, or give a real-valued input.",
     "geometry": "The file states no stride, padding or groups for a convolution, or states some "
     "that do not fit its kernel. `--model pkg.mod:factory` gives the real ones.",
+    "hidden-tensor": "The file holds tensors inside of an object, as attributes of another tensor, "
+    "or as arrays of numpy, where lipaudit has no name for them: they may be weights of which no "
+    "row speaks. Save the weights in plain dictionaries of tensors "
+    "(`torch.save(model.state_dict(), ...)`).",
     "infinite-gain": "The operation divides by something that may be 0 or has an eps of 0, so "
     "that its slope has no bound. A positive eps, or --input-range keeping away from 0, gives it "
     "one.",
