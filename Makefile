@@ -61,7 +61,7 @@ slow: install ## the tests on large models, which take minutes
 hostile: install ## the table of bad inputs: the plain loader, and lipaudit
 	$(BIN)/python -m tests.hostile.table
 
-soundness: install ## attack the bounds of NETWORKS=10000 random networks from SEED=0 on; it can be continued
+soundness: install ## attack the bounds of random networks from SEED=0 on until NETWORKS=10000 were attacked; it can be continued
 	$(BIN)/python -m tests.soundness.run --networks $(NETWORKS) --seed $(SEED) --processes 2
 
 readme: install ## rewrite the generated blocks of README.md

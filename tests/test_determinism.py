@@ -4,8 +4,10 @@ Every command runs in processes of its own, since the order of sets and the thre
 algebra are chosen when a process starts.
 """
 
+import contextlib
 import hashlib
 import importlib
+import io
 import json
 import math
 import os
@@ -17,11 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
 
-from tests import shared_models
+from tests import offline, shared_models
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMATS = ("table", "json", "jsonl", "csv", "markdown", "sarif", "junit", "github", "html")
@@ -45,6 +48,9 @@ ROUNDING = 1e-9
 """By how much two numbers of threads may move a measured number: it is printed to six digits."""
 CLIPPED = 1e-5
 """The nearest weights are the limit of an iteration, which ends where it is near enough."""
+DRAWN = 0.101
+"""Coordinates are written to a tenth of a pixel."""
+_TAG = re.compile(r"<[^>]*>")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 _RUN = """
@@ -106,7 +112,7 @@ class Work:
 
 def outcome(work: list[list[str]], folder: Path, seed: int, threads: int) -> Outcome:
     folder.mkdir()
-    number = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    number = {"PYTHONHASHSEED": str(seed), "PYTHONPATH": offline.PATH, "COLUMNS": "120"}
     # Two threads that wait for each other by turning round and round take a busy machine's time.
     number |= {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
     number |= {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL", "OPENBLAS")}
@@ -126,7 +132,8 @@ def outcome(work: list[list[str]], folder: Path, seed: int, threads: int) -> Out
         for path in folder.rglob("*")
         if path.is_file()
     }
-    said = {" ".join(line[:2]): what for line, what in zip(work, report["found"], strict=True)}
+    said = {" ".join(line): what for line, what in zip(work, report["found"], strict=True)}
+    assert len(said) == len(work)
     return Outcome(report["threads"], said, files)
 
 
@@ -191,8 +198,58 @@ def test_two_threads_give_the_same_digits(first: Outcome, work: Work) -> None:
             assert_within(json.loads(mine), json.loads(theirs), tolerance, name)
         elif name.endswith((".jsonl", ".csv", ".junit", ".sarif")):  # every digit of a number
             assert_near(mine.decode(), theirs.decode(), tolerance, name)
-        else:  # drawings and arrays of all singular values
-            assert name.endswith((".html", ".npz", ".svg")), name
+        elif name.endswith(".npz"):
+            assert_same_arrays(mine, theirs, name)
+        else:
+            assert name.endswith((".html", ".svg")), name
+            assert_same_page(mine.decode(), theirs.decode(), name)
+
+
+def assert_same_page(mine: str, theirs: str, where: str) -> None:
+    """Hold two pages against each other: the same is read, and drawn where it is to be seen."""
+    assert _TAG.split(mine) == _TAG.split(theirs), where
+    assert _NUMBER.sub("#", mine) == _NUMBER.sub("#", theirs), where
+    for one, other in zip(_NUMBER.findall(mine), _NUMBER.findall(theirs), strict=True):
+        assert one == other or abs(float(one) - float(other)) <= DRAWN, where
+
+
+def assert_same_arrays(mine: bytes, theirs: bytes, where: str) -> None:
+    """Hold two files of singular values against each other."""
+    one, other = np.load(io.BytesIO(mine)), np.load(io.BytesIO(theirs))
+    assert set(one) == set(other), where
+    for key in one:
+        assert one[key].dtype == other[key].dtype, (where, key)
+        if one[key].dtype.kind == "f":
+            largest = np.abs(one[key]).max(initial=0.0)
+            np.testing.assert_allclose(one[key], other[key], ROUNDING, ROUNDING * largest)
+        else:
+            np.testing.assert_array_equal(one[key], other[key])
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ('<p x="1.04">3.25 is <b>proved</b></p>', True),
+        ('<p x="1.4">3.25 is <b>proved</b></p>', False),
+        ('<p x="1">3.26 is <b>proved</b></p>', False),
+        ('<p x="1">3.25 is <i>proved</i></p>', False),
+    ],
+)
+def test_pages_are_told_apart(other: str, same: bool) -> None:
+    page = '<p x="1">3.25 is <b>proved</b></p>'
+    with contextlib.nullcontext() if same else pytest.raises(AssertionError):
+        assert_same_page(page, other, "")
+
+
+@pytest.mark.parametrize(("moved", "same"), [(1e-11, True), (1e-7, False)])
+def test_arrays_are_told_apart(moved: float, same: bool) -> None:
+    files = []
+    for by in (0.0, moved):
+        held = io.BytesIO()
+        np.savez(held, layer=np.array([3.0, 1.0 + by]), names=np.array(["a"]))
+        files.append(held.getvalue())
+    with contextlib.nullcontext() if same else pytest.raises(AssertionError):
+        assert_same_arrays(files[0], files[1], "")
 
 
 def assert_same_weights(mine: bytes, theirs: bytes) -> None:

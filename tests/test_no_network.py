@@ -1,19 +1,25 @@
 """No command opens a socket, in Python or below it; and the suite itself is cut off."""
 
+import importlib
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from lipaudit.cli import app
+from tests import offline
 
 ROOT = Path(__file__).resolve().parents[1]
+_TRANSFORMERS = find_spec("transformers") is not None
 
 # Ends the process at the first socket of any family but AF_UNIX, whatever library asks for it:
 # https://docs.kernel.org/userspace-api/seccomp_filter.html
@@ -67,6 +73,11 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2))
     torch.save(net, tmp_path / "net.pt")
+    if _TRANSFORMERS:
+        transformers: Any = importlib.import_module("transformers")
+        sizes = {"n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 50, "n_positions": 8}
+        made = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
+        made.save_pretrained(tmp_path / "hf")
     config = 'max-bound = 1000\n[[models]]\npath = "net.pt"\n'
     (tmp_path / "lipaudit.toml").write_text(config, encoding="utf-8")
     return tmp_path
@@ -78,6 +89,9 @@ def lines(folder: Path) -> list[list[str]]:
     return [
         ["--help"],
         ["--version"],
+        ["inspect", net, "--workers=2", "--no-cache"],
+        *[["inspect", net, f"--cache={folder / 'cache'}"]] * 2,
+        *([["inspect", str(folder / "hf"), "--hf"]] if _TRANSFORMERS else []),
         ["inspect", net, *every, f"--plots={folder / 'plots'}", f"--export={folder / 's.npz'}"],
         ["bound", net, "--input-radius=1", "--executed=float32"],
         ["clip", net, "--to=0.5", f"--output={out}"],
@@ -93,7 +107,7 @@ def lines(folder: Path) -> list[list[str]]:
 
 def run(code: str, text: str = "") -> subprocess.CompletedProcess[str]:
     # Without the refusal of the suite: what a command does by itself is to be seen.
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "0"}
     return subprocess.run(
         [sys.executable, "-c", code],
         input=text,
@@ -142,10 +156,26 @@ def test_the_suite_reaches_no_network() -> None:
             socket.create_connection((host, 80), timeout=1)
 
 
-def test_what_the_suite_starts_reaches_none_either() -> None:
-    code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("environment", [os.environ, {"PYTHONPATH": offline.PATH}])
+def test_what_the_suite_starts_reaches_none_either(environment: Mapping[str, str]) -> None:
+    code = "import lipaudit, socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
     assert "NetworkUsed" in done.stderr
+
+
+OPEN = {"test_no_network.py", "test_cluster.py", "schedulers.py", "offline/__init__.py"}
+"""Where a process is started without the refusal, on purpose, or it is made."""
+
+
+def test_nothing_is_started_that_is_not_cut_off() -> None:
+    """A path of its own drops the folder that refuses; only some systems have the empty network."""
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        if not str(path).endswith(tuple(OPEN)):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                assert "PYTHONPATH" not in line or "offline.PATH" in line, (path, number)
 
 
 def test_this_machine_itself_can_be_reached() -> None:

@@ -73,7 +73,8 @@ def _data(layers: Sequence[LayerResult], id_: str, limit: int) -> str:
             "name": short(layer.name, html_parts.NAME_LIMIT),
             "count": layer.spectrum.count,
             "ranks": [rank for rank, _ in layer.spectrum.curve],
-            "values": [value for _, value in layer.spectrum.curve],
+            # As many digits as are shown: the last ones depend on the number of threads.
+            "values": [float(f"{value:.6g}") for _, value in layer.spectrum.curve],
         }
         for layer in figures.drawable(layers, limit)
         if layer.spectrum is not None

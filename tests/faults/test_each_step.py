@@ -15,7 +15,11 @@ ACTIONS = {
     "SIGTERM": ("signal", int(signal.SIGTERM)),
     "SIGKILL": ("signal", int(signal.SIGKILL)),
     "full disk": ("full",),
+    "broken disk": ("broken",),
 }
+
+
+SAYS = {"full disk": "No space left on device", "broken disk": "Input/output error"}
 
 
 class Case:
@@ -64,9 +68,9 @@ class Case:
         if kind == "SIGKILL":
             assert done.code == -signal.SIGKILL, where
             places.clear_hidden(self.place)
-        elif kind == "full disk":
+        elif kind in SAYS:
             if done.code:
-                places.assert_refused(done, "No space left on device")
+                places.assert_refused(done, SAYS[kind])
             else:  # where the hidden folder is taken away, errors are ignored
                 places.clear_hidden(self.place)
         else:
@@ -93,6 +97,10 @@ SEVERAL = {"clip-shards", "clip-onnx-external", "clip-report", "reports", "plots
 WITH_OLD = {"clip-legacy", "clip-onnx", "clip-onnx-external", "output", "baseline", "summary"}
 
 
+# Every single event: the others are tried at the first and the last event of each sort.
+EVERY = {("clip-onnx", "full disk"), ("reports", "full disk"), ("reports", "SIGKILL")}
+
+
 def cases() -> list[tuple[Writer, str, bool]]:
     """Return what is tried: every writer, and each kind of fault where it could differ."""
     found = []
@@ -103,6 +111,7 @@ def cases() -> list[tuple[Writer, str, bool]]:
             found.append((writer, "SIGKILL", writer.name in {"reports", "baseline"}))
         if writer.name in {"clip-onnx-external", "clip-report", "baseline"}:
             found.append((writer, "SIGTERM", writer.name == "clip-onnx-external"))
+    found += [(w, "broken disk", False) for w in writers.ALL if w.name in SEVERAL]
     found += [(w, "SIGINT", True) for w in writers.ALL if w.name in {"reports", "summary"}]
     return found
 
@@ -117,6 +126,9 @@ def test_at_each_step(
 ) -> None:
     case = Case(writer, tmp_path, commands, old=old)
     found = places.steps(case.good.events)
+    if (writer.name, kind) in EVERY:
+        found = list(range(1, len(case.good.events) + 1))
     assert len(found) >= 3
+    assert any(event.startswith("os.fsync") for event in case.good.events)
     for event in found:
         case.fault(kind, event)

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.commands import Commands
-from tests.fuzz import atheris_targets
+from tests.fuzz import atheris_targets, planted
 from tests.fuzz.case import Case, parsed
 from tests.fuzz.corpus import good
 from tests.fuzz.long import REGRESSIONS
 from tests.fuzz.minimizing import minimized
 from tests.fuzz.mutations import mutated
-from tests.fuzz.property import Broken, check, snapshot
+from tests.fuzz.property import check, snapshot
 from tests.fuzz.structured import GENERATORS, STRUCTURED, case_of
 from tests.fuzz.workers import Worker
 
+ROOT = Path(__file__).resolve().parents[2]
 CASES = 96
 """Of each generator; every fourth is audited."""
 COMMANDS = 3
@@ -127,22 +130,29 @@ def test_the_command_itself(name: str, commands: Commands, folder: Path) -> None
         ask(commands, case_of(name, 500_000 + seed), folder)
 
 
-def test_the_fuzzer_notices_what_it_looks_for(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def with_reader(act: object) -> None:
-        monkeypatch.setitem(check.__globals__["_READERS"], "report", act)
+def test_the_fuzzer_notices_what_it_looks_for(tmp_path: Path) -> None:
+    worker = Worker(tmp_path, planted.__name__)
+    for fault, (_, expected) in planted.FAULTS.items():
+        why = worker.check(planted.planted(fault))
+        assert expected in why if expected else not why, (fault, why)
+    worker.close()
 
-    with_reader(lambda path: path.with_name("left").touch())
-    with pytest.raises(Broken, match="written"):
-        check(good()["report"], folder)
-    with_reader(lambda _: bytearray(400 << 20))
-    with pytest.raises(Broken, match="memory"):
-        check(good()["report"], folder)
-    monkeypatch.setitem(check.__globals__, "SECONDS", 0.1)
-    with_reader(lambda _: [number for number in range(10_000_000) if number < 0])
-    with pytest.raises(Broken, match="processor"):
-        check(good()["report"], folder)
+
+def test_a_large_process_that_starts_a_worker_hides_nothing(tmp_path: Path) -> None:
+    """A process begins with the largest size of the one that started it."""
+    code = f"""
+from pathlib import Path
+from tests.fuzz import planted
+from tests.fuzz.workers import Worker
+held = bytearray(1 << 30)
+worker = Worker(Path({str(tmp_path)!r}), planted.__name__)
+print(worker.check(planted.planted("memory")))
+worker.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert planted.FAULTS["memory"][1] in done.stdout
 
 
 def test_a_process_that_dies_is_a_finding(tmp_path: Path) -> None:

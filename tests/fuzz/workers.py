@@ -42,8 +42,10 @@ class Batch:
 class Worker:
     """One process, started anew when it dies."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, program: str = worker.__name__) -> None:
+        """Take an empty folder, and the module that answers."""
         self._scratch = scratch
+        self._program = program
         self._process: subprocess.Popen[str] | None = None
 
     def run(self, generator: str, seed: int, count: int) -> Batch:
@@ -109,7 +111,7 @@ class Worker:
         if self._process is not None:
             return self._process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", worker.__name__, str(self._scratch)],
+            [sys.executable, "-m", self._program, str(self._scratch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tests.offline import sitecustomize
 
+PATH = os.pathsep.join(str(Path(__file__).parents[at]) for at in (0, 2))
+"""The PYTHONPATH of a process that imports lipaudit from here, and is cut off as this one is."""
 _CLONE_NEWNET = 0x40000000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP_RUNNING = 0x41

@@ -193,7 +193,8 @@ def test_numbers_in_the_page_are_the_reports(tmp_path: Path) -> None:
     curves = json.loads(document.inside["script"][0])
     for curve, layer in zip(curves, model.layers, strict=True):
         assert layer.spectrum is not None
-        assert list(zip(curve["ranks"], curve["values"], strict=True)) == list(layer.spectrum.curve)
+        shown = [(rank, float(f"{value:.6g}")) for rank, value in layer.spectrum.curve]
+        assert list(zip(curve["ranks"], curve["values"], strict=True)) == shown
     assert model.bound is not None
     facts = re.findall(r'<span class="value">[≤≥] <data value="([^"]+)"', audited(report))
     assert list(map(float, facts)) == [model.bound.measure.upper, model.bound.measure.lower]

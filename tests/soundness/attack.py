@@ -5,10 +5,9 @@ autograd gives; a quotient is taken between two points, and what rounding may ha
 is taken off.
 """
 
-import contextlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -37,6 +36,8 @@ class Found:
     how: str
     point: torch.Tensor
     other: torch.Tensor | None = None
+    without: str = ""
+    """What kept a part of the attack from being made: "" where all of it was."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,13 @@ class Attack:
         """Look at many points, climb from the best ones, and halve pairs."""
         points = self._inside(self._starts())
         best = Found(0.0, "nothing", points[0])
-        with contextlib.suppress(*_BROKEN):  # no derivative: pairs are all there is
+        without = ""
+        try:
             best = self._climbed(points)
+        except _BROKEN as error:  # no derivative: pairs are all there is
+            without = f"slopes: {type(error).__name__}"
         found = self._halved(points, best.point)
-        return found if found.value > best.value else best
+        return replace(found if found.value > best.value else best, without=without)
 
     def jacobians(self, points: torch.Tensor) -> torch.Tensor:
         """Return the Jacobian at each point: rows, outputs, inputs."""

@@ -23,6 +23,7 @@ from tests.soundness.files import Written
 from tests.soundness.weights import Chance
 
 Box = tuple[float, float] | None
+NOT_RUN = "all: it cannot be run"
 EXACT = 1e-9
 """Relative room for the rounding of a Jacobian in float64."""
 _EXPORTED = 1e-5
@@ -47,6 +48,8 @@ class Claim:
     how: str = ""
     room: float = 0.0
     """By how much rounding alone may pass the stated number."""
+    without: str = ""
+    """What kept a part of the attack from being made."""
 
     @property
     def is_false(self) -> bool:
@@ -75,7 +78,7 @@ class Case:
         try:
             return Attack(function, size, self.chance.generator, self.box).run()
         except NotCertified:
-            return Found(0.0, "it cannot be run", torch.zeros(size))
+            return Found(0.0, "nothing", torch.zeros(size), without=NOT_RUN)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,16 @@ class Verdict:
     looseness: float | None
     """The headline over the steepest slope that was found."""
     claims: tuple[Claim, ...]
+
+    @property
+    def attacked(self) -> bool:
+        """Whether a finite bound of the whole network met an attack that found something."""
+        return self.looseness is not None
+
+    @property
+    def without(self) -> tuple[str, ...]:
+        """What could not be made of the attacks."""
+        return tuple(sorted({claim.without for claim in self.claims if claim.without}))
 
     @property
     def violations(self) -> tuple[Claim, ...]:
@@ -140,11 +153,13 @@ def _bounds(case: Case) -> Iterator[Claim]:
             upper = bound.measure.upper
             room = share * upper + _CANCELLED * largest
             rigor = "" if bound.measure.rigor is Rigor.PROVED else f", {bound.measure.rigor.label}"
-            yield Claim(f"bound by {bound.method}{rigor}", upper, found.value, found.how, room)
+            name = f"bound by {bound.method}{rigor}"
+            yield Claim(name, upper, found.value, found.how, room, found.without)
     headline = case.report.bound
     if headline is not None:
         lower = headline.measure.lower
-        yield Claim("lower bound", least, lower, "sampling", EXACT * least + _CANCELLED * largest)
+        room = EXACT * least + _CANCELLED * largest
+        yield Claim("lower bound", least, lower, "sampling", room=room)
     if case.report.pairs:
         yield from _pairs(case, largest)
 
@@ -184,9 +199,8 @@ def _pairs(case: Case, largest: float) -> Iterator[Claim]:
         one = maps.OfNetwork(build(graph), [pair.source], held | still, [pair.target])
         found = case.attack(one, one.size) if one.size else Found(0.0, "", torch.zeros(0))
         room = EXACT * pair.measure.upper + _CANCELLED * largest
-        yield Claim(
-            f"pair {pair.source} to {pair.target}", pair.measure.upper, found.value, found.how, room
-        )
+        name = f"pair {pair.source} to {pair.target}"
+        yield Claim(name, pair.measure.upper, found.value, found.how, room, found.without)
 
 
 def _outcome(case: Case) -> tuple[str, str]:

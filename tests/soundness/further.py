@@ -98,7 +98,8 @@ def _part(case: Case) -> Iterator[Claim]:
     found = case.attack(part, part.size)
     upper = report.bound.measure.upper
     largest = max(b.measure.upper for b in report.bounds if b.measure.is_finite)
-    yield Claim("part", upper, found.value, found.how, EXACT * upper + 1e-12 * largest)
+    room = EXACT * upper + 1e-12 * largest
+    yield Claim("part", upper, found.value, found.how, room, found.without)
 
 
 def _layers(case: Case) -> Iterator[Claim]:
@@ -182,7 +183,7 @@ def _known(case: Case, network: Network, subject: bounding.Subject) -> Mapping[s
     """Bound the values of every edge, as the analysis does."""
     assert case.box is not None
     inputs = {name: Values.between(*case.box) for name in subject.sources}
-    return ranges._values(network, bounding._gains(subject), inputs)
+    return ranges._values(network, bounding._gains(subject), inputs, subject.compute.max_memory)
 
 
 def _outside(value: torch.Tensor, stated: Values) -> float:

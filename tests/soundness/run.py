@@ -1,6 +1,8 @@
 """The long run: `python -m tests.soundness.run --networks 10000`, with a line on how it goes.
 
-Every network is one seed, so that a run is repeated, or continued, from its results file.
+Every network is one seed, so that a run is repeated, or continued, from its results file. It goes
+on until so many networks had a finite bound and an attack that found something against it: those
+that were refused, were too slow or could not be run count for nothing.
 """
 
 import argparse
@@ -19,10 +21,15 @@ from typing import Any
 import torch
 
 from lipaudit.layers import catalog
+from tests.soundness.claims import NOT_RUN
 from tests.soundness.trial import TooSlow, limited, tried
 
 Record = Mapping[str, Any]
 _EVERY = 100
+_LEAST_ATTACKED = 0.5
+"""Of all networks: with fewer, something else than the bounds is being tried."""
+_MOST_LOST = {"refused": 0.05, "too slow": 0.01, "not exported": 0.05, NOT_RUN: 0.02}
+"""Share of the networks that may end so, before the run fails of it."""
 
 
 def record_of(seed: int) -> dict[str, Any]:
@@ -46,6 +53,8 @@ def record_of(seed: int) -> dict[str, Any]:
         "outcome": verdict.outcome,
         "reason": verdict.reason,
         "kinds": verdict.kinds,
+        "attacked": verdict.attacked,
+        "without": verdict.without,
         "looseness": verdict.looseness,
         "claims": dict(claims),
         "violations": [
@@ -85,21 +94,42 @@ def summary(records: Iterable[Record]) -> str:
         claims.update(record.get("claims", {}))
     loose = [r["looseness"] for r in found if r.get("looseness") is not None]
     bad = [r["seed"] for r in found if r.get("violations")]
+    without = collections.Counter(what for r in found for what in r.get("without", ()))
     lines = [
-        f"networks    {len(found)}",
+        f"networks    {len(found)}, {attacked(found)} attacked",
         f"violations  {len(bad)}{': seeds ' + ', '.join(map(str, bad[:20])) if bad else ''}",
         f"outcomes    {_counted(outcomes)}",
         f"formats     {_counted(formats)}",
         f"kinds       {len(registered & set(kinds))} of {len(registered)} registered",
         f"never drawn {', '.join(missing) or 'none'}",
         f"claims      {_counted(claims)}",
-        f"looseness   median {statistics.median(loose):.4g}, {len(loose)} attacked"
-        if loose
-        else "",
+        f"not made    {_counted(without)}" if without else "",
+        f"looseness   median {statistics.median(loose):.4g}" if loose else "",
         f"reasons     {_counted(reasons, 12)}",
         f"seconds     {sum(r['seconds'] for r in found):.0f}",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def attacked(records: Iterable[Record]) -> int:
+    """Return how many networks had a finite bound, and an attack that found something."""
+    return sum(bool(record.get("attacked")) for record in records)
+
+
+def failures(records: Sequence[Record]) -> list[str]:
+    """Return why a run has failed."""
+    ends = collections.Counter(record["outcome"] for record in records)
+    ends.update(what for record in records for what in record.get("without", ()))
+    bad = sum(bool(record.get("violations")) for record in records)
+    found = [f"{bad} networks with false claims"] if bad else []
+    if ends["crash"]:
+        found.append(f"{ends['crash']} crashes")
+    for end, share in _MOST_LOST.items():
+        if ends[end] > max(share * len(records), 1):
+            found.append(f"{ends[end]} of {len(records)} networks: {end}")
+    if attacked(records) < _LEAST_ATTACKED * len(records):
+        found.append(f"only {attacked(records)} of {len(records)} networks were attacked")
+    return found
 
 
 def _counted(counts: collections.Counter[str], most: int | None = None) -> str:
@@ -121,7 +151,7 @@ def _kept(record: Record, out: Path) -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--networks", type=int, default=10_000)
+    parser.add_argument("--networks", type=int, default=10_000, help="to be attacked")
     parser.add_argument("--seed", type=int, default=0, help="of the first network")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("soundness"))
@@ -129,29 +159,45 @@ def _arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run what is left of a run; 1 where a claim is false or lipaudit crashed."""
+    """Run what is left of a run; 1 where it found something, or tried too little."""
     wanted = _arguments()
     wanted.out.mkdir(parents=True, exist_ok=True)
     results = wanted.out / "results.jsonl"
-    seeds = range(wanted.seed, wanted.seed + wanted.networks)
     lines = results.read_text(encoding="utf-8").splitlines() if results.exists() else []
-    kept = {r["seed"]: r for r in map(json.loads, lines) if r["seed"] in seeds}
-    left = [seed for seed in seeds if seed not in kept]
+    known = {r["seed"]: r for r in map(json.loads, lines)}
+    kept: dict[int, Record] = {}
     begun = time.perf_counter()
-    with results.open("a", encoding="utf-8") as file:
-        for number, record in enumerate(_records(left, wanted.processes), start=1):
+    last = wanted.seed
+    while (lacking := wanted.networks - attacked(kept.values())) > 0:
+        seeds = range(last, last + lacking)
+        last += lacking
+        kept |= {seed: known[seed] for seed in seeds if seed in known}
+        _tried([seed for seed in seeds if seed not in known], wanted, kept, begun)
+        if attacked(kept.values()) < _LEAST_ATTACKED * len(kept):
+            break
+    _say(summary(kept.values()))
+    found = failures(list(kept.values()))
+    _say("\n".join(f"FAILED: {why}" for why in found))
+    return int(bool(found))
+
+
+def _tried(
+    seeds: Sequence[int], wanted: argparse.Namespace, kept: dict[int, Record], begun: float
+) -> None:
+    """Try seeds, add what became of them to `kept`, and write it down."""
+    with (wanted.out / "results.jsonl").open("a", encoding="utf-8") as file:
+        for number, record in enumerate(_records(seeds, wanted.processes), start=1):
             kept[record["seed"]] = record
             file.write(json.dumps(record) + "\n")
             file.flush()
             if record.get("violations") or record["outcome"] == "crash":
                 _kept(record, wanted.out)
                 _say(f"\nseed {record['seed']}: {json.dumps(record)[:2000]}")
-            if number % _EVERY == 0 or number == len(left):
+            if number % _EVERY == 0 or number == len(seeds):
                 bad = sum(bool(r.get("violations")) for r in kept.values())
-                speed = number / (time.perf_counter() - begun)
-                _say(f"{len(kept)} of {len(seeds)}, {bad} violations, {speed:.1f} a second")
-    _say(summary(kept.values()))
-    return int(any(r.get("violations") or r["outcome"] == "crash" for r in kept.values()))
+                counts = f"{attacked(kept.values())} of {wanted.networks} attacked"
+                speed = len(kept) / (time.perf_counter() - begun)
+                _say(f"{len(kept)} networks, {counts}, {bad} violations, {speed:.1f} a second")
 
 
 def _say(text: str) -> None:

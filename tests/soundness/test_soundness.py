@@ -1,6 +1,7 @@
 """The long run in small: a fixed sample holds, and bounds that are wrong on purpose do not."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from lipaudit.operators.base import Norm
 from lipaudit.operators.convolution import SizedConvolution, as_circular
 from tests.soundness import graphs, run
 from tests.soundness.attack import Attack
-from tests.soundness.claims import Claim, case_of, judge
+from tests.soundness.claims import NOT_RUN, Claim, case_of, judge
 from tests.soundness.files import Written, to_onnx
 from tests.soundness.graphs import DrawnGraph
 from tests.soundness.maps import OfModule
@@ -35,8 +36,8 @@ MOST = 100
 def test_no_claim_about_a_fixed_sample_is_false() -> None:
     records = [run.record_of(seed) for seed in SAMPLE]
     assert not [r for r in records if r["outcome"] in {"crash", "too slow"} or r.get("violations")]
-    outcomes = [record["outcome"] for record in records]
-    assert outcomes.count("certified") + outcomes.count("assumed") >= len(SAMPLE) // 2
+    assert not run.failures(records)
+    assert run.attacked(records) >= len(SAMPLE) // 2
     assert len({record["format"] for record in records}) >= 5
 
 
@@ -156,20 +157,32 @@ def test_a_claim_is_false_where_more_is_found(found: float, false: bool) -> None
     assert Claim("bound", 1.0, found).is_false is false
 
 
-def test_a_run_goes_on_where_it_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def asked(networks: int) -> int:
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], int]:
+    def ask(networks: int) -> int:
         words = ["run", "--networks", str(networks), "--seed", "5", "--out", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", words)
         return run.main()
 
+    return ask
+
+
+def record(seed: int, *, attacked: bool = True, **more: Any) -> dict[str, Any]:
+    return {"seed": seed, "outcome": "certified", "attacked": attacked, "seconds": 0.1} | more
+
+
+def test_a_run_goes_on_where_it_ended(
+    asked: Callable[[int], int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     tried_seeds: list[int] = []
 
     def recorded(seed: int) -> dict[str, Any]:
         tried_seeds.append(seed)
         violations = [{"claim": "bound", "stated": 1.0, "found": 2.0, "how": ""}] * (seed == 7)
-        return {"seed": seed, "outcome": "certified", "seconds": 0.1, "violations": violations}
+        return record(seed, violations=violations)
 
     monkeypatch.setattr(run, "record_of", recorded)
     monkeypatch.setattr(run, "tried", lambda _, place: (place / "m").write_text("its file"))
@@ -180,3 +193,50 @@ def test_a_run_goes_on_where_it_ended(
     kept = tmp_path / "violations" / "7"
     assert json.loads((kept / "record.json").read_text())["seed"] == 7
     assert (kept / "m").read_text() == "its file"
+
+
+def test_a_run_counts_what_was_attacked(
+    asked: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every fourth network has no bound: others are drawn in their place."""
+    monkeypatch.setattr(run, "record_of", lambda seed: record(seed, attacked=seed % 4 != 0))
+    assert asked(30) == 0
+    assert "networks    39, 30 attacked" in capsys.readouterr().out
+
+
+LOST: dict[str, dict[str, Any]] = {
+    "only": {"outcome": "not certified", "attacked": False, "reason": "an operation"},
+    "refused": {"outcome": "refused", "attacked": False},
+    "too slow": {"outcome": "too slow", "attacked": False},
+    "it cannot be run": {"without": [NOT_RUN]},
+    "crashes": {"outcome": "crash"},
+}
+
+
+@pytest.mark.parametrize("why", LOST)
+def test_a_run_that_tried_too_little_fails(
+    why: str,
+    asked: Callable[[int], int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lost = LOST[why]
+    monkeypatch.setattr(run, "tried", lambda _, place: (place / "m").write_text("its file"))
+    monkeypatch.setattr(run, "record_of", lambda seed: record(seed, **(lost if seed % 4 else {})))
+    assert asked(40) == 1
+    assert re.search(f"FAILED: .*{why}", capsys.readouterr().out)
+
+
+def test_an_attack_says_what_it_could_not_do() -> None:
+    """A map of integers has no slope, one of another size cannot be run at all."""
+
+    def stepped(x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            raise NotImplementedError
+        return x.round()
+
+    found = Attack(stepped, 3, torch.Generator().manual_seed(0)).run()
+    assert found.value > 1
+    assert found.without == "slopes: NotImplementedError"

@@ -20,7 +20,7 @@ from tests.soundness.claims import Verdict, case_of, judge
 from tests.soundness.files import draw_format, write
 from tests.soundness.weights import Chance
 
-_EVERYTHING = 0.04
+_EVERYTHING = 0.5
 """Share of the networks on which nothing is shortened."""
 _AS_LARGE = 0.4
 """Share of the networks whose maps are measured by the ways that are meant for large ones."""
