@@ -99,6 +99,7 @@ def _key(question: Question, compute: Compute) -> str | None:
                 question.power_steps,
                 compute.device.type,
                 compute.max_memory,
+                compute.memory_on(compute.device),
                 compute.full_spectra,
                 compute.by_svd,
                 compute.enough,
@@ -150,4 +151,6 @@ def _content(constant: Constant) -> str:
 
 def _digest(values: torch.Tensor) -> str:
     flat = values.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return keys.key(str(values.dtype), hashing.of_bytes(flat.numpy().data))
+    # As many threads as the arithmetic may take: a worker beside others has one.
+    found = hashing.tree_of_memory(flat.numpy().data, torch.get_num_threads())
+    return keys.key(str(values.dtype), found)

@@ -25,7 +25,7 @@ def setting() -> tuple[str, ...]:
     return (
         f"numerical {NUMERICAL_VERSION}",
         f"lipaudit {__version__}",
-        program(Path(__file__).resolve().parents[1]),
+        f"source {program(Path(__file__).resolve().parents[1])}",
         f"python {platform.python_version()}",
         *(f"{name} {_version(name)}" for name in LIBRARIES),
     )

@@ -66,13 +66,15 @@ class Store:
     ) -> None:
         """Use this folder; it is made when something is kept.
 
+        `token` tells this one from every other, on this folder as well.
         `warn` is told, once, why nothing more is kept. Without `expected`, that there is no
         such place and none can be made is no news.
         """
         self.folder = folder
         self.limit = limit
+        self.token = secrets.token_hex(8)
         self._warn = warn
-        self._expected = expected
+        self.expected = expected
         self._writes = True
         self._written = limit
 
@@ -122,6 +124,12 @@ class Store:
     def clear(self) -> int:
         """Take every entry away; return how many there were."""
         return sum(self._remove(file) for file in list(self._files()))
+
+    def complain(self, text: str) -> None:
+        """Say why something is not kept: the first reason, whoever of several writers has it."""
+        warn, self._warn = self._warn, None
+        if warn is not None:
+            warn(text)
 
     @contextlib.contextmanager
     def _shelf(self, kind: str, name: str, *, make: bool = False) -> Iterator[int]:
@@ -188,9 +196,9 @@ class Store:
         """Keep nothing more, and say so once."""
         self._writes = False
         missing = isinstance(error, OSError) and error.errno in _CANNOT
-        if self._warn is not None and (self._expected or not missing):
+        if self.expected or not missing:
             cause = getattr(error, "strerror", None) or str(error)
-            self._warn(f"{self.folder}: the cache cannot be written: {cause}; it is left out")
+            self.complain(f"{self.folder}: the cache cannot be written: {cause}; it is left out")
 
 
 def _shelves(kind: Path) -> list[Path]:

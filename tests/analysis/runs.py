@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from lipaudit.analysis import layerwise
+from lipaudit.analysis import sharing
 from lipaudit.analysis.executed import Executed, executed
 from lipaudit.analysis.propagate import StepGain, flow, step_gains, summed
 from lipaudit.device import CPU, Compute
@@ -22,7 +22,7 @@ def network_of(module: nn.Module, *shape: int) -> Network:
 
 
 def gains_of(network: Network) -> tuple[StepGain, ...]:
-    found = {id(one.step): one.norm for one in layerwise.measure(network, Compute(CPU))}
+    found = {id(one.step): one.norm for one in sharing.measure(network, Compute(CPU))}
     norms: dict[int, Norm | str] = {}
     for number, step in enumerate(network.steps):
         norm = found.get(id(step))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import lipaudit
-from lipaudit.analysis import layerwise
+from lipaudit.analysis import sharing
 from lipaudit.device import choose
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.graph.constant import Constant, computed
@@ -35,7 +35,7 @@ def measured(weight: torch.Tensor, error: float) -> LayerResult:
         nodes=(node,),
         constants={"w": constant},
     )
-    (found,) = layerwise.measure(network.build(graph), choose("cpu"))
+    (found,) = sharing.measure(network.build(graph), choose("cpu"))
     assert isinstance(found.result, LayerResult)
     return found.result
 
@@ -177,7 +177,7 @@ NO_MEMORY = "[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't al
 )
 def test_a_weight_that_cannot_be_read_is_skipped_alone(fails: Exception, slug: str) -> None:
     graph = chain(reading(fails), GOOD)
-    first, second = layerwise.measure(network.build(graph), choose("cpu"))
+    first, second = sharing.measure(network.build(graph), choose("cpu"))
     assert isinstance(first.result, Skipped)
     assert first.result.slug == slug
     assert first.norm is None
@@ -201,7 +201,7 @@ def test_a_layer_that_does_not_fit_the_memory_is_skipped_alone(
 
     monkeypatch.setattr(DenseOperator, "norm", full_at_first)
     graph = chain(replace(GOOD, name="first"), GOOD)
-    first, second = layerwise.measure(network.build(graph), choose("cpu"))
+    first, second = sharing.measure(network.build(graph), choose("cpu"))
     assert isinstance(first.result, Skipped)
     assert first.result.slug == "memory"
     assert isinstance(second.result, LayerResult)
@@ -216,7 +216,7 @@ def test_a_bug_is_not_taken_for_a_dtype_or_for_memory(
 
     monkeypatch.setattr(DenseOperator, "norm", broken)
     with pytest.raises(type(fails), match="bug"):
-        layerwise.measure(network.build(chain(GOOD)), choose("cpu"))
+        sharing.measure(network.build(chain(GOOD)), choose("cpu"))
 
 
 def test_the_lower_end_is_no_lower_than_the_first_leading_value(
@@ -229,7 +229,7 @@ def test_the_lower_end_is_no_lower_than_the_first_leading_value(
     known = Leading((truth * 0.99, truth * 0.5), "Krylov")
     monkeypatch.setattr(DenseOperator, "norm", lambda _: Norm(wide, "crude"))
     monkeypatch.setattr(DenseOperator, "leading", lambda _: known)
-    (found,) = layerwise.measure(network.build(chain(computed("w", weight))), choose("cpu"))
+    (found,) = sharing.measure(network.build(chain(computed("w", weight))), choose("cpu"))
     assert isinstance(found.result, LayerResult)
     assert found.result.norm.lower == pytest.approx(truth * 0.99)
     assert found.result.norm.upper == pytest.approx(truth * 2)
@@ -237,6 +237,6 @@ def test_the_lower_end_is_no_lower_than_the_first_leading_value(
     assert found.norm.enclosure.lower == pytest.approx(truth * 0.99)
     # Values that are below what is known do not lower it.
     monkeypatch.setattr(DenseOperator, "leading", lambda _: Leading((truth / 4,), "Krylov"))
-    (found,) = layerwise.measure(network.build(chain(computed("w", weight))), choose("cpu"))
+    (found,) = sharing.measure(network.build(chain(computed("w", weight))), choose("cpu"))
     assert isinstance(found.result, LayerResult)
     assert found.result.norm.lower == pytest.approx(truth / 2)

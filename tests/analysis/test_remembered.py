@@ -8,13 +8,21 @@ from unittest import mock
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import lipaudit
 from lipaudit.analysis import layerwise, remembered
+from lipaudit.analysis.remembered import Question
 from lipaudit.cache import codec, keys
 from lipaudit.cache.store import LAYERS, Store
+from lipaudit.device import Compute
 from lipaudit.enclosure import Enclosure, Rigor
+from lipaudit.formats.source import Source
+from lipaudit.graph.constant import computed
+from lipaudit.graph.node import TORCH_DOMAIN, Node
+from lipaudit.layers.base import Call
+from lipaudit.layers.linear import Linear
 from lipaudit.operators.base import Norm
 from lipaudit.results import Report, Skipped
 
@@ -99,6 +107,24 @@ def test_names_are_no_part_of_the_key(store: Store, measured: list[str]) -> None
     found = inspect(store, renamed)
     assert not measured
     assert [layer.name for layer in found.layers] == ["part0", "part2", "part5"]
+
+
+def test_what_is_over_the_memory_is_not_read_for_its_key(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = Source.read
+
+    def noting(file: Source, offset: int, length: int) -> bytes:
+        read.append(length)
+        return real(file, offset, length)
+
+    monkeypatch.setattr(Source, "read", noting)
+    save_file({"0.weight": torch.eye(100)}, tmp_path / "m.safetensors")
+    report = lipaudit.inspect(tmp_path / "m.safetensors", cache=store, max_memory=30_000)
+    (skipped,) = report.models[0].skipped
+    assert skipped.slug == "memory"
+    assert 4 * 100 * 100 not in read
 
 
 CHANGES: dict[str, dict[str, object]] = {
@@ -195,6 +221,20 @@ def test_what_warned_is_not_kept(store: Store) -> None:
         inspect(store, network(), warn=said.append)
     assert len(said) == 3
     assert store.size()[0] == 0
+
+
+def test_the_memory_of_a_device_is_part_of_the_key() -> None:
+    """It decides what can be proved there; on the CPU it decides nothing."""
+    weight = computed("w", torch.eye(3))
+    node = Node("Linear", "fc", ("x", "w"), ("y",), {}, TORCH_DOMAIN)
+    question = Question(Linear.from_node(Call(node, {1: weight})), (weight,), None)
+
+    def key(device: str, memory: int) -> str | None:
+        return remembered._key(question, Compute(torch.device(device), device_memory=memory))
+
+    assert key("cuda", 1 << 30) == key("cuda", 1 << 30)
+    assert key("cuda", 1 << 30) != key("cuda", 1 << 31)
+    assert key("cpu", 1 << 30) == key("cpu", 1 << 31)
 
 
 def test_what_is_measured_in_no_time_is_not_kept(
