@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import torch
 
 from lipaudit import device as devices
 from lipaudit.analysis import audit, shapes
+from lipaudit.analysis.audit import Crew
 from lipaudit.analysis.clipping.limits import Limits
-from lipaudit.analysis.clipping.weights import Method
+from lipaudit.analysis.clipping.weights import method_named
 from lipaudit.analysis.layerwise import Keep, Progress, Told, Wish
 from lipaudit.analysis.query import Query, Ranges
 from lipaudit.analysis.samples import load_samples
@@ -27,14 +29,14 @@ from lipaudit.crews import hiring
 from lipaudit.crews.hiring import Hired
 from lipaudit.device import Warn, ignore
 from lipaudit.errors import UsageError
-from lipaudit.formats import architecture, detect, hugging_face, live
+from lipaudit.formats import detect, hugging_face, live
 from lipaudit.formats.source import check_unchanged
 from lipaudit.formats.spectra_file import unique
 from lipaudit.gates import clip_limits, config_file, orders
 from lipaudit.gates.config import Config
 from lipaudit.gates.judge import judge
 from lipaudit.gates.orders import Order as Check
-from lipaudit.graph.model import Model
+from lipaudit.graph.model import Model, Origin
 from lipaudit.layers.declared import declare
 from lipaudit.operators.spectrum import Floats, Spectrum
 from lipaudit.results import ClipReport, ModelReport, Report, Tool, Verdict
@@ -76,7 +78,7 @@ def load(
 
 def _shape(read: Model, input_shape: InputShape) -> InputShape:
     """Return the stated shape; a graph that was made for it has it already."""
-    return None if read.factory == architecture.CONFIG else input_shape
+    return None if read.origin is Origin.CONFIG else input_shape
 
 
 def inspect(
@@ -122,7 +124,7 @@ def inspect(
 
     def examined(read: Model) -> ModelReport:
         shape = _shape(read, input_shape)
-        others = crew.crew(read, shape) if crew else None
+        others = crew.crew(read, shape, max_memory=max_memory, warn=warn) if crew else None
         return audit.inspect(
             read, compute, input_shape=shape, wish=wish, progress=progress, crew=others
         )
@@ -136,18 +138,20 @@ def spectra(
     *,
     input_shape: InputShape = None,
     model: str | None = None,
+    hf: bool = False,
     layers: str | None = None,
     by_svd: bool = False,
     padding: str = "own",
     device: str = "auto",
     max_memory: int | None = None,
+    crew: Hired | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
 ) -> dict[str, Floats]:
     """Return all computed singular values, largest first, as float64 arrays by layer name.
 
-    The arguments are those of `inspect`. A layer whose spectrum is out of reach is missing; a
-    name that occurs again gets a number, as in "conv (2)".
+    The arguments are those of `inspect`, but that no cache keeps a whole spectrum. A layer whose
+    spectrum is out of reach is missing; a name that occurs again gets a number, as in "conv (2)".
     """
     found: dict[str, Floats] = {}
 
@@ -158,11 +162,13 @@ def spectra(
         source,
         input_shape=input_shape,
         model=model,
+        hf=hf,
         layers=layers,
         by_svd=by_svd,
         padding=padding,
         device=device,
         max_memory=max_memory,
+        crew=crew,
         keep=keep,
         progress=progress,
         warn=warn,
@@ -187,6 +193,7 @@ def bound(
     device: str = "auto",
     max_memory: int | None = None,
     crew: Hired | None = None,
+    told: Told | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
     cache: Cache = None,
@@ -201,7 +208,7 @@ def bound(
     where the lower bound starts, certified radii, the typical stretch of each layer; `eps` asks
     for the certified accuracy at these distances. `limit` asks what would bring the bound there.
     `spectra` adds the layers' singular values, batch norms folded in; the bound needs none.
-    `crew` and `cache` are as for `inspect`.
+    `crew`, `told` and `cache` are as for `inspect`.
     """
     spans = {"": input_range} if isinstance(input_range, tuple) else dict(input_range or {})
     query = Query(
@@ -222,9 +229,15 @@ def bound(
 
     def examined(read: Model) -> ModelReport:
         shape = _shape(read, input_shape)
-        others = crew.crew(read, shape) if crew else None
+        others = crew.crew(read, shape, max_memory=max_memory, warn=warn) if crew else None
         return audit.bound(
-            read, compute, input_shape=shape, query=query, progress=progress, crew=others
+            read,
+            compute,
+            input_shape=shape,
+            query=query,
+            told=told,
+            progress=progress,
+            crew=others,
         )
 
     models = (load(source, input_shape=input_shape, model=model, hf=hf) for source in sources)
@@ -232,15 +245,21 @@ def bound(
 
 
 def hired(
-    workers: int | None = None, scheduler: str | None = None, *, device: str = "auto"
+    workers: int | None = None,
+    scheduler: str | None = None,
+    *,
+    device: str = "auto",
+    wait: float | None = None,
 ) -> AbstractContextManager[Hired]:
     """Hire those who measure layers side by side, for as long as a `with` block lasts.
 
     `workers` are so many processes of this machine (0: one for each core, or for each GPU);
     `scheduler` is the address of a Dask scheduler, or "local" for one on this machine. With
-    neither, every GPU gets a process where there are several, and else nobody is hired.
+    neither, every GPU gets a process where there are several, and else nobody is hired. `wait`
+    is for how many seconds the scheduler may have no worker (30). Processes import the main
+    module anew: a script that hires some does so under `if __name__ == "__main__":`.
     """
-    return hiring.hired(workers, scheduler, device)
+    return hiring.hired(workers, scheduler, device, wait)
 
 
 def examine(
@@ -251,13 +270,15 @@ def examine(
     device: str = "auto",
     max_memory: int | None = None,
     crew: Hired | None = None,
+    told: Told | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
     cache: Cache = None,
 ) -> Report:
     """Audit one model as a config asks: its layers as stored, and its bound where it is gated.
 
-    `source` is the model where it is loaded already. `cache` is as for `inspect`.
+    `source` is the model where it is loaded already. `told`, `crew` and `cache` are as for
+    `inspect`.
     """
     settings = order.settings
     compute = devices.choose(
@@ -267,29 +288,22 @@ def examine(
         wanted = settings.input_shape
         source = load(order.path, input_shape=wanted, model=settings.model, hf=bool(settings.hf))
     shape = _shape(source, settings.input_shape)
-    declared = declare(source, settings.constants or {})
-    others = crew.crew(source, shape) if crew and declared is source else None
-    source = declared
-    if not order.needs_bound:
-        report = _consistent(
-            lambda read: audit.inspect(
-                read, compute, input_shape=shape, progress=progress, crew=others
-            ),
-            source,
+    source = declare(source, settings.constants or {})
+    others = crew.crew(source, shape, max_memory=max_memory, warn=warn) if crew else None
+    if order.needs_bound:
+        query = Query(
+            ranges=settings.input_range or {},
+            executed=settings.executed,
+            radius=settings.input_radius,
+            limit=settings.max_bound,
+            spectra=spectra,
         )
-        return Report(_tool(compute), (replace(report, path=order.path),))
-    query = Query(
-        ranges=settings.input_range or {},
-        executed=settings.executed,
-        radius=settings.input_radius,
-        limit=settings.max_bound,
-        spectra=spectra,
-    )
-    query.check()
+        query.check()
+        examined = partial(audit.check, query=query, told=told)
+    else:
+        examined = partial(audit.inspect, wish=Wish(told=told))
     report = _consistent(
-        lambda read: audit.check(
-            read, compute, input_shape=shape, query=query, progress=progress, crew=others
-        ),
+        lambda read: examined(read, compute, input_shape=shape, progress=progress, crew=others),
         source,
     )
     return Report(_tool(compute), (replace(report, path=order.path),))
@@ -298,22 +312,29 @@ def examine(
 def check(
     config: str | Path | None = None,
     *paths: str | Path,
+    device: str | None = None,
+    max_memory: int | None = None,
+    crew: Hired | None = None,
+    told: Told | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
     cache: Cache = None,
 ) -> tuple[Report, Verdict]:
     """Hold the models of a config (the nearest one) against its limits, as `lipaudit check` does.
 
-    With `paths`, only these. The first model that cannot be read raises its error. `cache` is as
-    for `inspect`; what the config says of one is for the command.
+    With `paths`, only these. The first model that cannot be read raises its error. `device` and
+    `max_memory` stand above what the config says; `told`, `crew` and `cache` are as for
+    `inspect`, and what the config says of workers and of a cache is for the command.
     """
     settings = config_file.load(None if config is None else str(config)) or Config()
     work = orders.orders(settings, paths=[str(path) for path in paths])
     reports = [
         examine(
             order,
-            device=settings.device or "auto",
-            max_memory=settings.max_memory,
+            device=device or settings.device or "auto",
+            max_memory=settings.max_memory if max_memory is None else max_memory,
+            crew=crew,
+            told=told,
             progress=progress,
             warn=warn,
             cache=cache,
@@ -336,10 +357,12 @@ def clip(
     fold_bn: bool = False,
     input_shape: InputShape = None,
     model: str | None = None,
+    hf: bool = False,
     force: bool = False,
     dry_run: bool = False,
     device: str = "auto",
     max_memory: int | None = None,
+    crew: Hired | None = None,
     progress: Progress | None = None,
     warn: Warn = ignore,
 ) -> ClipReport:
@@ -352,24 +375,41 @@ def clip(
     convolution and the batch norm after it are one layer.
 
     The copy is staged, read back and measured; only if everything is then proved does it take its
-    place. With `dry_run` it is measured and thrown away.
+    place. With `dry_run` it is measured and thrown away. `crew` measures layers side by side,
+    before and after; on other machines it must see the folder of `output` too.
     """
     order = Order(
         _limits(to, limits, layers),
         bound,
-        _method(method),
+        method_named(method),
         folded=fold_bn or bound is not None,
         input_shape=input_shape,
     )
     order.check()
     compute = devices.choose(device, max_memory=max_memory, full_spectra=False, warn=warn)
+    read = load(source, input_shape=input_shape, model=model, hf=hf)
+    order = replace(order, input_shape=_shape(read, input_shape))
+
+    def reload(path: Path) -> Model:
+        if read.config is None:
+            return load(path, input_shape=input_shape, model=model)
+        # A file by itself lies beside no config.json.
+        return hugging_face.from_config(detect.read_model(str(path)), read.examples, read.config)
+
+    def others(one: Model, warn: Warn = ignore) -> Crew | None:
+        if crew is None:
+            return None
+        return crew.crew(one, order.input_shape, max_memory=max_memory, warn=warn)
+
+    others(read, warn)  # once, for the model and its copies
     return rewrite(
-        load(source, input_shape=input_shape, model=model),
+        read,
         order,
         Place(Path(output), force=force, written=not dry_run),
-        reload=lambda path: load(path, input_shape=input_shape, model=model),
+        reload=reload,
         compute=compute,
         progress=progress,
+        crew=others,
     )
 
 
@@ -387,14 +427,6 @@ def _limits(
         return Limits(to, dict(stated or {}), only)
     general, by_glob = clip_limits.read(str(stated))
     return Limits(general if to is None else to, by_glob, only)
-
-
-def _method(name: str) -> Method:
-    if name not in set(Method):
-        raise UsageError(
-            f"no method {name!r}", slug="clip-method", hint=f"there are {', '.join(Method)}"
-        )
-    return Method(name)
 
 
 def _store(cache: Cache, warn: Warn) -> Store | None:

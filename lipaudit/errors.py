@@ -10,6 +10,7 @@
     │   └── WriteRefused          the output cannot or must not be written
     ├── ShapeError                the input shape does not fit the graph        exit 2
     ├── CrewError                 workers that cannot do what they were asked   exit 2
+    │   └── NoCrew                    for no file at all
     └── NotCertified              read, but the claim cannot be proven          exit 3
 
 What cannot be decided about one *layer* is not an error but data in the report
@@ -45,6 +46,8 @@ class LipauditError(Exception):
     """A problem the user can act on; `str()` is its one line."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.ERROR
+    ends_run: bool = False
+    """Whether every other file would meet it too, so that there is no use in going on."""
 
     def __init__(self, cause: str, *, slug: str, hint: str = "", path: str = "") -> None:
         super().__init__(cause)
@@ -93,6 +96,12 @@ class ShapeError(LipauditError):
 
 class CrewError(LipauditError):
     """Those who were to measure layers cannot: another version, another file, no connection."""
+
+
+class NoCrew(CrewError):
+    """They can measure nothing, of whatever file."""
+
+    ends_run = True
 
 
 class NotCertified(LipauditError):

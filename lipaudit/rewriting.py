@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import final
 
 from lipaudit.analysis import audit
+from lipaudit.analysis.audit import Crew
 from lipaudit.analysis.bounding import Subject
 from lipaudit.analysis.clipping import budget
 from lipaudit.analysis.clipping import plan as plans
@@ -95,6 +96,8 @@ class _Job:
     reload: Callable[[Path], Model]
     compute: Compute
     progress: Progress | None
+    crew: Callable[[Model], Crew | None]
+    """Who measures the layers of a model; None: this process."""
 
     def measured(
         self,
@@ -109,6 +112,7 @@ class _Job:
             folded=self.order.folded,
             wish=Wish(places=places, enough=enough or {}),
             progress=self.progress,
+            crew=self.crew(model),
         )
 
 
@@ -120,6 +124,7 @@ def rewrite(
     reload: Callable[[Path], Model],
     compute: Compute,
     progress: Progress | None = None,
+    crew: Callable[[Model], Crew | None] = lambda _: None,
 ) -> ClipReport:
     """Write the copy, or with nothing to change an equal one; say what was done."""
     order.check()
@@ -130,7 +135,7 @@ def rewrite(
             slug="write-target",
             path=str(place.target),
         )
-    job = _Job(model, order, reload, compute, progress)
+    job = _Job(model, order, reload, compute, progress, crew)
     with atomic.staged(
         place.target, originals=model.files, force=place.force, may_write=place.written
     ) as stage:

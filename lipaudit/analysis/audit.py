@@ -1,14 +1,16 @@
 """Audit: a model in, everything that can be said about it out."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
-from lipaudit.analysis import bounding, layerwise, normless, propagate, shapes
+from lipaudit.analysis import bounding, layerwise, normless, propagate, shapes, sharing
 from lipaudit.analysis.bounding import Subject
-from lipaudit.analysis.layerwise import Elsewhere, Measured, Progress, Wish
+from lipaudit.analysis.layerwise import Measured, Progress, Told, Wish, non_finite
 from lipaudit.analysis.query import Query
 from lipaudit.analysis.shapes import InputShape, InputShapes
+from lipaudit.analysis.sharing import Elsewhere
 from lipaudit.comparison import AS_STORED
 from lipaudit.device import Compute
 from lipaudit.errors import ShapeError
@@ -22,11 +24,17 @@ from lipaudit.layers import network as networks
 from lipaudit.layers.network import Network, Opaque
 from lipaudit.results import NO_LAYER, LayerResult, ModelReport, Skipped
 
-Crew = Callable[[bool], Elsewhere]
-"""Those who measure layers elsewhere, given whether batch norms are folded in; None: nobody."""
+Part = tuple[str | None, str | None]
+"""The nodes at which the part of a network that is meant begins and ends; None: its own ends."""
+WHOLE: Part = (None, None)
+
+Crew = Callable[[bool, Part], Elsewhere]
+"""Those who measure layers elsewhere, given whether batch norms are folded in, and of which part
+of the network the layers are."""
 
 _KINDS = 6
 """So many kinds of nodes are named."""
+_NO_LAYER = "no-layer"
 _AS_CIRCULAR = "every convolution was taken as a circular one, not as the network pads it"
 
 
@@ -41,13 +49,13 @@ def inspect(
 ) -> ModelReport:
     """Measure every layer with a weight, as it stands in the file."""
     known, network = _network(model, input_shape)
-    measured = layerwise.measure(
+    measured = sharing.measure(
         network,
         compute,
         wish=wish,
         ties=model.ties,
         progress=progress,
-        elsewhere=None if crew is None else crew(False),
+        elsewhere=None if crew is None else crew(False, WHOLE),
     )
     report = _report(model, known, network, measured, wish)
     if report.without_norm:
@@ -63,12 +71,12 @@ def inspect(
     return report
 
 
-def opened(model: Model, input_shape: InputShape, *, folded: bool) -> Network:
+def opened(model: Model, input_shape: InputShape, *, folded: bool, part: Part = WHOLE) -> Network:
     """Build the network whose layers are measured, as `inspect` sees it or, folded, `bound`."""
     known, network = _network(model, input_shape)
-    if not folded:
-        return network
-    return networks.build(fold_batch_norms(network.graph, network.shapes), known.known)
+    if folded:
+        network = networks.build(fold_batch_norms(network.graph, network.shapes), known.known)
+    return _section(network, part)[0]
 
 
 def measure(
@@ -79,14 +87,20 @@ def measure(
     folded: bool = False,
     wish: Wish | None = None,
     progress: Progress | None = None,
+    crew: Crew | None = None,
 ) -> tuple[Network, tuple[Measured, ...]]:
     """Measure the layers as `inspect` does, keeping the layers themselves beside the numbers.
 
     `folded`: with every batch norm in the map before it, as `bound` sees the network.
     """
     network = opened(model, input_shape, folded=folded)
-    return network, layerwise.measure(
-        network, compute, wish=wish, ties=model.ties, progress=progress
+    return network, sharing.measure(
+        network,
+        compute,
+        wish=wish,
+        ties=model.ties,
+        progress=progress,
+        elsewhere=None if crew is None else crew(folded, WHOLE),
     )
 
 
@@ -105,24 +119,26 @@ def bound(
     *,
     input_shape: InputShape = None,
     query: Query | None = None,
+    told: Told | None = None,
     progress: Progress | None = None,
     crew: Crew | None = None,
 ) -> ModelReport:
     """Bound the network by every method, batch norms folded into the map before them."""
     query = query or Query()
     query.check()
+    ends = (query.start, query.end)
     known, unfolded = _network(model, input_shape)
     network = networks.build(fold_batch_norms(unfolded.graph, unfolded.shapes), known.known)
     whole = network
-    network, sources, part = _section(network, query)
+    network, sources, part = _section(network, ends)
     written = networks.build(model.graph, known.known) if not part else network
-    measured = layerwise.measure(
+    measured = sharing.measure(
         network,
         replace(compute, full_spectra=query.spectra),
+        wish=Wish(told=told),
         ties=model.ties,
         progress=progress,
-        # Others open the whole file: of a part they would not know where it is cut.
-        elsewhere=None if crew is None or part else crew(True),
+        elsewhere=None if crew is None else crew(True, ends),
     )
     report = replace(_report(model, known, network, measured), part=part)
     if not part:
@@ -132,11 +148,12 @@ def bound(
     subject = Subject(model, network, written, sources, measured, compute)
     report = bounding.answered(report, subject, query, progress=progress)
     if query.executed is not None:
-        as_it_runs, sources, _ = _section(unfolded, query)
+        as_it_runs, sources, _ = _section(unfolded, ends)
         same = len(unfolded.graph.nodes) == len(whole.graph.nodes)
         again = measured
         if not same:
-            again = layerwise.measure(as_it_runs, compute, progress=progress)
+            there = None if crew is None else crew(False, ends)
+            again = sharing.measure(as_it_runs, compute, progress=progress, elsewhere=there)
         running = network if same else as_it_runs
         report = bounding.with_running(
             report, Subject(model, running, running, sources, again, compute), query
@@ -150,6 +167,7 @@ def check(
     *,
     input_shape: InputShape = None,
     query: Query | None = None,
+    told: Told | None = None,
     progress: Progress | None = None,
     crew: Crew | None = None,
 ) -> ModelReport:
@@ -158,29 +176,35 @@ def check(
     A limit for layers is about what the file stores (and `clip` writes), whatever is folded
     into it for the bound. Where nothing is folded the layers need not be measured twice.
     """
-    report = bound(
-        model, compute, input_shape=input_shape, query=query, progress=progress, crew=crew
-    )
     _, network = _network(model, input_shape)
-    if len(fold_batch_norms(network.graph, network.shapes).nodes) == len(network.graph.nodes):
-        return report
-    stored = inspect(model, compute, input_shape=input_shape, progress=progress, crew=crew)
+    folded = fold_batch_norms(network.graph, network.shapes)
+    bounded = partial(
+        bound, model, compute, input_shape=input_shape, query=query, progress=progress, crew=crew
+    )
+    if len(folded.nodes) == len(network.graph.nodes):
+        return bounded(told=told)
+    # The layers of the report first: they are told as they get done.
+    wish = Wish(told=told)
+    stored = inspect(
+        model, compute, input_shape=input_shape, wish=wish, progress=progress, crew=crew
+    )
+    report = bounded()
     skipped = dict.fromkeys((*stored.skipped, *report.skipped))
     notes = (*report.notes, AS_STORED)
     return replace(report, layers=stored.layers, skipped=tuple(skipped), notes=notes)
 
 
-def _section(network: Network, query: Query) -> tuple[Network, tuple[str, ...], str]:
+def _section(network: Network, ends: Part) -> tuple[Network, tuple[str, ...], str]:
     """Cut out the part that is asked about; say which inputs move, and what the part is."""
-    if query.start is None and query.end is None:
+    if ends == WHOLE:
         return network, _real_inputs(network), ""
     part, entering = section(
-        network.graph, (query.start, query.end), _places(network), (network.shapes, network.dtypes)
+        network.graph, ends, _places(network), (network.shapes, network.dtypes)
     )
     shapes = {e.name: s for e in part.inputs if (s := network.shapes.get(e.name)) is not None}
     cut = networks.build(part, shapes)
     sources = tuple(name for name in _real_inputs(cut) if name in entering)
-    return cut, sources, f"from {query.start or 'the input'} to {query.end or 'the output'}"
+    return cut, sources, f"from {ends[0] or 'the input'} to {ends[1] or 'the output'}"
 
 
 def _places(network: Network) -> Places:
@@ -237,7 +261,7 @@ def _report(
         *(m.result for m in measured if isinstance(m.result, Skipped)),
         *normless.broken(network, wish),
         *_opaque(network),
-        *(Skipped(u.name, u.kind, u.slug, u.reason) for u in model.unread),
+        *_unread(model),
     )
     empty = () if layers else (_why_no_layer(network, skipped),)
     return ModelReport(
@@ -254,6 +278,16 @@ def _report(
         skipped=skipped,
         without_norm=normless.recurrent(network, wish),
     )
+
+
+def _unread(model: Model) -> Iterator[Skipped]:
+    """List what the file holds beside its layers; numbers that are none are named first of all."""
+    for unread in model.unread:
+        constant = model.tensors.get(unread.name) if unread.slug == _NO_LAYER else None
+        # Infinities are honest in masks.
+        broken = "" if constant is None else non_finite([constant], infinity=False)
+        slug = "non-finite" if broken else unread.slug
+        yield Skipped(unread.name, unread.kind, slug, broken or unread.reason)
 
 
 def _why_no_layer(network: Network, skipped: tuple[Skipped, ...]) -> str:

@@ -1,7 +1,7 @@
-"""Layerwise: every layer with a weight, measured one at a time."""
+"""Layerwise: one layer with a weight, measured, and what it is called."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from lipaudit import globs
 from lipaudit.analysis import remembered, rounded_weights
+from lipaudit.analysis.reading import Reading
 from lipaudit.analysis.remembered import Numbers, Question
 from lipaudit.device import Compute, ran_out_of_memory
 from lipaudit.enclosure import Enclosure
@@ -87,112 +88,25 @@ class Found:
     """Where somebody wants all of it."""
 
 
-Elsewhere = Callable[[Sequence[str], Wish, Compute], Iterator[tuple[int, Found]]]
-"""Measures layers, given by their first outputs, on other machines or in other processes. Yields
-the index of each with what was found, in the order in which they get done."""
-
-
-def measure(
-    network: Network,
-    compute: Compute,
-    *,
-    wish: Wish | None = None,
-    ties: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
-    elsewhere: Elsewhere | None = None,
-) -> tuple[Measured, ...]:
-    """Measure the linear layers, in the order of the graph."""
-    wish = wish or Wish()
-    steps = [step for step in network.steps if _is_meant(step, wish)]
-    if elsewhere is None:
-        found = _here(network, steps, compute, wish, progress)
-    else:
-        # The largest first, or the last worker would begin with the longest layer at the end.
-        order = sorted(range(len(steps)), key=lambda index: -_items(steps[index]))
-        places = [steps[index].node.outputs[0] for index in order]
-        there = elsewhere(places, wish, compute)
-        found = _shown(((order[index], item) for index, item in there), steps, progress)
-    measured = [
-        Measured(step, item.norm, item.result)
-        for step, item in zip(steps, _in_order(found, wish), strict=True)
-    ]
-    if progress is not None and steps:
-        progress("", len(steps), len(steps))
-    return _with_shares(_with_ties(measured, ties or {}))
+def measured(network: Network, step: Step, compute: Compute, wish: Wish) -> Found:
+    """Measure the layer of a step."""
+    layer = step.layer
+    if not isinstance(layer, AbstractLinearLayer):
+        raise LipauditError(f"{title(step)!r} is no linear layer", slug="place")
+    return _measure(network, step, layer, _as_wished(compute, step, wish), wish)
 
 
 def measure_place(network: Network, place: str, compute: Compute, wish: Wish) -> Found:
     """Measure the one layer whose node has this first output."""
     for step in network.steps:
         if step.node.outputs[0] == place and isinstance(step.layer, AbstractLinearLayer):
-            return _measure(network, step, step.layer, _as_wished(compute, step, wish), wish)
+            return measured(network, step, compute, wish)
     raise LipauditError(f"there is no layer {place!r}", slug="place")
-
-
-def _items(step: Step) -> int:
-    return step.layer.weights()[0].items if isinstance(step.layer, AbstractLinearLayer) else 0
-
-
-def _is_meant(step: Step, wish: Wish) -> bool:
-    return isinstance(step.layer, AbstractLinearLayer) and wish.means(step)
 
 
 def _as_wished(compute: Compute, step: Step, wish: Wish) -> Compute:
     enough = wish.enough.get(step.node.outputs[0])
     return compute if enough is None else replace(compute, enough=enough)
-
-
-def _here(
-    network: Network,
-    steps: Sequence[Step],
-    compute: Compute,
-    wish: Wish,
-    progress: Progress | None,
-) -> Iterator[tuple[int, Found]]:
-    """Measure one layer after the other in this process."""
-    for count, step in enumerate(steps):
-        if progress is not None:
-            progress(title(step), count, len(steps))
-            compute = replace(compute, tick=_within(progress, title(step), count, len(steps)))
-        local = _as_wished(compute, step, wish)
-        if isinstance(step.layer, AbstractLinearLayer):
-            yield count, _measure(network, step, step.layer, local, wish)
-
-
-def _shown(
-    found: Iterator[tuple[int, Found]], steps: Sequence[Step], progress: Progress | None
-) -> Iterator[tuple[int, Found]]:
-    """Pass on what is found, and tell how much is done."""
-    for done, (index, item) in enumerate(found, 1):
-        if progress is not None:
-            progress(title(steps[index]), done, len(steps))
-        if isinstance(item.result, Skipped):
-            # Who lost it knows only its place; limits are found by the name.
-            named = replace(item.result, name=title(steps[index]), kind=kind(steps[index]))
-            yield index, replace(item, result=named)
-        else:
-            yield index, item
-
-
-def _in_order(found: Iterator[tuple[int, Found]], wish: Wish) -> Iterator[Found]:
-    """Bring what is found into the order of the graph, and tell those who want to know."""
-    early: dict[int, Found] = {}
-    due = 0
-    for index, item in found:
-        early[index] = item
-        while due in early:
-            ready = early.pop(due)
-            if wish.keep is not None and ready.spectrum is not None:
-                wish.keep(ready.result.name, ready.spectrum)
-            if wish.told is not None:
-                wish.told(ready.result)
-            yield ready
-            due += 1
-
-
-def _within(progress: Progress, name: str, before: int, total: int) -> Callable[[float], None]:
-    """Return what is told which share of one layer is done."""
-    return lambda share: progress(name, before + share, total)
 
 
 def title(step: Step) -> str:
@@ -226,19 +140,21 @@ def _measure(
     shape = network.signal_shapes(step)[0] if step.signals else None
     if shape is not None and _FLOAT64 * math.prod(shape) > compute.max_memory:
         shape = None  # a file may declare an input of any size: then what holds for every one
-    question = Question(
-        layer, tuple(step.constants.values()), shape, wish.circular, wish.power_steps
-    )
+    reading = Reading(compute.max_memory)
+    constants = reading.constants(step.constants.values())
+    question = Question(reading.layer(layer), constants, shape, wish.circular, wish.power_steps)
     whole: list[Spectrum] = []
     if wish.keep is not None:
         # Of a whole spectrum only a summary is remembered.
         compute = replace(compute, cache=None)
 
     def found(compute: Compute) -> Numbers:
-        _check(step, layer, compute)
+        _check_values(question)
+        reading.end(question.layer)
         return _numbers(question, compute, whole.append)
 
     try:
+        _check_size(step, layer, compute)  # before anybody reads it, be it for its key
         numbers = remembered.numbers(question, compute, found)
     except FileError:  # its values are found to be damaged when they are read
         raise
@@ -252,8 +168,8 @@ def _measure(
     return _found(step, layer, numbers, whole[0] if wish.keep is not None and whole else None)
 
 
-def _check(step: Step, layer: AbstractLinearLayer, compute: Compute) -> None:
-    """Raise where the layer's constants are nothing that could be measured."""
+def _check_size(step: Step, layer: AbstractLinearLayer, compute: Compute) -> None:
+    """Raise where one of the layer's constants is larger than memory allows; none is read."""
     constants = [*layer.weights(), *step.constants.values()]
     largest = max(constants, key=lambda constant: constant.items)
     in_pieces = layer.is_read_in_pieces and largest is layer.weights()[0]
@@ -264,8 +180,12 @@ def _check(step: Step, layer: AbstractLinearLayer, compute: Compute) -> None:
             f"--max-memory ({compute.max_memory:,} bytes)",
             slug="memory",
         )
+
+
+def _check_values(question: Question) -> None:
+    """Raise where the layer's constants are no numbers that could be measured."""
     try:
-        problem = non_finite(constants)
+        problem = non_finite([*question.layer.weights(), *question.constants])
     except TypeError as error:  # `Constant.read`: a dtype that torch has no name for
         raise NotCertified(str(error), slug="weight-type") from error
     if problem:
@@ -380,34 +300,4 @@ def _summary(spectrum: Spectrum) -> SpectrumSummary:
         at_least_one=spectrum.count_at_least(1.0),
         quantiles=tuple(float(values[step]) for step in steps) if values.size else (),
         curve=spectrum.curve(),
-    )
-
-
-def _with_ties(measured: Sequence[Measured], ties: Mapping[str, str]) -> Iterator[Measured]:
-    """Mark every layer whose main weight is stored once and used before."""
-    owners: dict[str, str] = {}
-    for item in measured:
-        result = item.result
-        if isinstance(result, LayerResult) and result.tensors:
-            key = ties.get(result.tensors[0], result.tensors[0])
-            owner = owners.setdefault(key, result.name)
-            if owner != result.name:
-                yield replace(item, result=replace(result, tied_with=owner))
-                continue
-        yield item
-
-
-def _with_shares(measured: Iterator[Measured]) -> tuple[Measured, ...]:
-    """Add each layer's share of the log of the product of all norms."""
-    items = tuple(measured)
-    logs = [
-        item.result.norm.log10_upper if isinstance(item.result, LayerResult) else math.nan
-        for item in items
-    ]
-    total = sum(abs(log) for log in logs if math.isfinite(log))
-    return tuple(
-        replace(item, result=replace(item.result, log_share=log / total))
-        if isinstance(item.result, LayerResult) and math.isfinite(log) and total > 0
-        else item
-        for item, log in zip(items, logs, strict=True)
     )

@@ -29,8 +29,9 @@ def audit(
     """Audit every path, deliver one report in every wanted format, exit with the worst code.
 
     A model that cannot be read is a failure in the report; where none can be, the error lines
-    have said it all and nothing is written. `also` gets the report before it
-    is delivered, to write what was asked for besides: stdout may be a pipe that closes.
+    have said it all and nothing is written. So it is where nobody is left to audit any.
+    `also` gets the report before it is delivered, to write what was asked for besides: stdout
+    may be a pipe that closes.
     """
     from dataclasses import replace  # noqa: PLC0415 - keeps `--help` instant
 
@@ -49,6 +50,8 @@ def audit(
                     opened(path)  # what is missing is said before torch is imported
                     reports.append(examine(path, shown.of(path)))
             except LipauditError as error:
+                if error.ends_run:
+                    raise
                 streams.complain(error)
                 codes.append(error.exit_code)
                 code = int(error.exit_code)

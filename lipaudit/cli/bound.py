@@ -1,8 +1,9 @@
 """`lipaudit bound`: the whole network bounded."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lipaudit.cli import auditing, options, remembering
+from lipaudit.cli import auditing, options, remembering, streams
 from lipaudit.cli.app import app
 from lipaudit.cli.machine import Machine
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lipaudit.archive import Archive
-    from lipaudit.results import Report
+    from lipaudit.results import LayerResult, Report, Skipped
 
 
 @app.command(epilog="Example: lipaudit bound model.onnx --input-shape 3x32x32 --max 100")
@@ -40,7 +41,9 @@ def bound(
     max_memory: options.Memory = None,
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
+    wait: options.Wait = None,
     cache: remembering.Cache = None,
+    cache_size: remembering.CacheSize = None,
     no_cache: remembering.NoCache = False,
 ) -> None:
     """Bound the Lipschitz constant (l2) of the whole network."""
@@ -71,29 +74,45 @@ def bound(
         "spectra": "html" in delivery.formats if spectra is None else spectra,
         "max_memory": options.memory(max_memory),
     }
-    store = remembering.opened(cache, off=no_cache)
+    store = remembering.opened(cache, cache_size, off=no_cache)
     kept = None
     if model is None and not hf:  # own code and another package are no data
         kept = remembering.archive(store, device, {"bound": asked}, read)
-    with Machine(device, store, workers, scheduler) as machine:
-        audit = _auditor(asked, kept, machine, {"model": model, "hf": hf})
+    with Machine(device, store, workers, scheduler, wait=wait) as machine:
+        show = streams.show if delivery.is_stream else None
+        audit = _auditor(asked, kept, (machine, show), {"model": model, "hf": hf})
         auditing.audit(paths, audit, policy, Choice(), delivery)
 
 
 def _auditor(
-    asked: dict[str, Any], kept: "Archive | None", machine: Machine, graph: dict[str, Any]
+    asked: dict[str, Any],
+    kept: "Archive | None",
+    where: "tuple[Machine, Callable[[str, LayerResult | Skipped], None] | None]",
+    graph: dict[str, Any],
 ) -> "Callable[[str, Callable[[str, float, int], None] | None], Report]":
-    """Return what audits one model by its path; `graph` says where its graph comes from."""
+    """Return what audits one model by its path, and who is told of every layer when it is done.
+
+    `graph` says where the model's graph comes from.
+    """
+    machine, show = where
 
     def audit(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
-        def anew(warn: remembering.Warn) -> "tuple[Report, remembering.Files]":
+        def anew(listener: remembering.Listener) -> "tuple[Report, remembering.Files]":
             from lipaudit import api  # noqa: PLC0415 - torch is imported only where it is needed
 
+            beside = machine.hire()
             source = api.load(path, input_shape=asked["input_shape"], **graph)
-            beside = machine.settings()
-            report = api.bound(source, **asked, **beside, progress=progress, warn=warn)
+            report = api.bound(
+                source,
+                **asked,
+                **beside,
+                told=listener.told,
+                progress=progress,
+                warn=listener.warn,
+            )
             return report, source.fingerprints
 
-        return remembering.audited(kept, path, anew)
+        tell = None if show is None else partial(show, path)
+        return remembering.audited(kept, path, anew, tell)
 
     return audit

@@ -22,13 +22,15 @@ def cache(
     action: Annotated[Action, typer.Argument(help="What to do with it.")] = Action.SHOW,
     *,
     folder: remembering.Cache = None,
+    size: remembering.CacheSize = None,
 ) -> None:
     """Show where results are kept for the next run, or clear them away."""
     from lipaudit.gates import config_file  # noqa: PLC0415 - keeps `--help` instant
     from lipaudit.report.text import safe  # noqa: PLC0415 - the same
 
     config = config_file.load()
-    store = remembering.opened(folder, configured=None if config is None else config.cache)
+    configured = None if config is None else config.cache
+    store = remembering.opened(folder, size, configured=configured)
     if store is not None and action is Action.CLEAR:
         store.clear()
     deliver(safe(remembering.described(remembering.state(store))))

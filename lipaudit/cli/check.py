@@ -1,6 +1,7 @@
 """`lipaudit check`: the models of a project held against the limits of its config."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from lipaudit.errors import UsageError, WriteRefused
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from lipaudit.cli.delivery import Delivery
     from lipaudit.comparison import Snapshot
     from lipaudit.gates.config import Config
     from lipaudit.gates.orders import Order
@@ -72,6 +74,15 @@ Model = Annotated[
         help="Your function that returns the module, for all models.",
     ),
 ]
+Hf = Annotated[
+    bool | None,
+    typer.Option(
+        "--hf/--no-hf",
+        envvar=f"{_VARIABLE}HF",
+        help="Whether to take the layer graphs from the config.json beside the weights.",
+        show_default=False,
+    ),
+]
 Assume = Annotated[
     bool | None,
     typer.Option(
@@ -118,6 +129,23 @@ Memory = Annotated[
         help="Work space for one layer.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        envvar=f"{_VARIABLE}WORKERS",
+        help="Measure N layers side by side, in processes; 0: one a core.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="tcp://HOST:PORT|local",
+        envvar=f"{_VARIABLE}SCHEDULER",
+        help="Let the workers of a Dask scheduler measure them.",
+    ),
+]
 
 
 @app.command(epilog="Example: lipaudit check --config lipaudit.toml")
@@ -131,6 +159,7 @@ def check(
     input_shape: InputShape = None,
     input_range: InputRange = None,
     model: Model = None,
+    hf: Hf = None,
     assume_sequential: Assume = None,
     baseline: Baseline = None,
     max_increase: Increase = None,
@@ -142,19 +171,22 @@ def check(
     force: options.Force = False,
     device: Device = None,
     max_memory: Memory = None,
-    workers: options.Workers = None,
-    scheduler: options.Scheduler = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    wait: options.Wait = None,
     cache: remembering.Cache = None,
+    cache_size: remembering.CacheSize = None,
     no_cache: remembering.NoCache = False,
 ) -> None:
     """Hold the models of a config against its limits."""
     from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - keeps `--help` instant
     from lipaudit.gates.config import Settings  # noqa: PLC0415 - the same
     from lipaudit.gates.orders import orders  # noqa: PLC0415 - the same
-    from lipaudit.report.base import Choice  # noqa: PLC0415 - the same
 
     _check_variables(context)
-    config = _config(config_file, baseline, device, options.memory(max_memory))
+    memory = options.memory(max_memory)
+    stated = {"max_memory": memory, "workers": workers, "scheduler": scheduler or None}
+    config = _config(config_file, baseline=baseline or None, device=device or None, **stated)
     overrides = Settings(
         max_bound=options.limit(max_bound, "--max"),
         max_norm=options.limit(max_norm, "--max-norm"),
@@ -162,6 +194,7 @@ def check(
         input_shape=options.input_shape([input_shape] if input_shape else None),
         input_range=options.input_ranges([input_range]) if input_range else None,
         model=model,
+        hf=hf,
         assume_sequential=assume_sequential,
     )
     work = orders(
@@ -169,62 +202,70 @@ def check(
     )
     paths = [order.path for order in work]
     target = _target(config, paths, force=force) if write_baseline else None
-    kept = _kept(target) if target is not None and models else {}
     taken = () if target is None else (target,)
     read = tuple(file for file in (config.file, config.baseline) if file)
     others = tuple(reports or ())
     delivery = Delivery(
         report_format, output, force, others, github_summary, taken=taken, sources=read
     )
-    store = remembering.opened(cache, off=no_cache, configured=config.cache)
-    policies = {order.path: order.policy for order in work}
-    found: list[Report] = []
-
-    def keep(report: "Report") -> None:
-        if target is not None and not report.failures:
-            _write_baseline(found, paths, target, kept)
-
-    with Machine(config.device or "auto", store, workers, scheduler) as machine:
-        drawn = "html" in delivery.formats
-        examine = _examiner(work, found, machine, config.max_memory, spectra=drawn)
-        auditing.audit(paths, examine, policies, Choice(), delivery, also=keep)
+    store = remembering.opened(cache, cache_size, off=no_cache, configured=config.cache)
+    also = None
+    if target is not None:
+        kept = _kept(target) if models else {}
+        also = partial(_write_baseline, paths=paths, target=target, kept=kept)
+    with Machine(
+        config.device or "auto", store, config.workers, config.scheduler, wait=wait
+    ) as machine:
+        _audit(work, machine, config.max_memory, delivery, also)
 
 
-def _config(
-    file: str | None, baseline: str | None, device: str | None, max_memory: int | None
-) -> "Config":
-    """Return the config, under what the command line says for all models."""
+def _config(file: str | None, **stated: str | int | None) -> "Config":
+    """Return the config, under what the command line says for all models: fields by their names."""
     from dataclasses import replace  # noqa: PLC0415 - keeps `--help` instant
 
     from lipaudit.gates import config_file  # noqa: PLC0415 - the same
     from lipaudit.gates.config import Config  # noqa: PLC0415 - the same
 
     config = config_file.load(file) or Config()
-    return replace(
-        config,
-        baseline=baseline or config.baseline,
-        device=device or config.device,
-        max_memory=max_memory or config.max_memory,
-    )
+    above: dict[str, Any] = {name: value for name, value in stated.items() if value is not None}
+    if {"workers", "scheduler"} & above.keys():
+        # One answer to who measures: --workers 2 is not for the config's scheduler.
+        config = replace(config, workers=None, scheduler=None)
+    return replace(config, **above)
+
+
+def _audit(
+    work: "Sequence[Order]",
+    machine: Machine,
+    max_memory: int | None,
+    delivery: "Delivery",
+    also: "Callable[[Report], None] | None",
+) -> None:
+    """Audit every model that is ordered, and deliver the report."""
+    from lipaudit.report.base import Choice  # noqa: PLC0415 - keeps `--help` instant
+
+    examine = _examiner(work, machine, max_memory, delivery)
+    policies = {order.path: order.policy for order in work}
+    auditing.audit(list(policies), examine, policies, Choice(), delivery, also=also)
 
 
 def _examiner(
     work: "Sequence[Order]",
-    reports: "list[Report]",
     machine: Machine,
     max_memory: int | None,
-    *,
-    spectra: bool,
+    delivery: "Delivery",
 ) -> "Callable[[str, Callable[[str, float, int], None] | None], Report]":
-    """Return what audits one model by its path, and keeps the reports in the list."""
+    """Return what audits one model by its path."""
     by_path = {order.path: order for order in work}
+    spectra = "html" in delivery.formats  # the page draws them; no gate needs them
 
     def examine(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
         order = by_path[path]
 
-        def anew(warn: remembering.Warn) -> "tuple[Report, remembering.Files]":
+        def anew(listener: remembering.Listener) -> "tuple[Report, remembering.Files]":
             from lipaudit import api  # noqa: PLC0415 - torch is imported only where it is needed
 
+            beside = machine.hire()
             settings = order.settings
             graph: dict[str, Any] = {"model": settings.model, "hf": bool(settings.hf)}
             source = api.load(path, input_shape=settings.input_shape, **graph)
@@ -232,10 +273,11 @@ def _examiner(
                 order,
                 source=source,
                 max_memory=max_memory,
-                spectra=spectra,  # the page draws them; no gate needs them
+                spectra=spectra,
+                told=listener.told,
                 progress=progress,
-                warn=warn,
-                **machine.settings(),
+                warn=listener.warn,
+                **beside,
             )
             return report, source.fingerprints
 
@@ -243,8 +285,8 @@ def _examiner(
         if order.settings.model is None and not order.settings.hf:  # own code is no data
             asked = {**_measured(order), "spectra": spectra, "max_memory": max_memory}
             kept = remembering.archive(machine.store, machine.device, {"check": asked})
-        reports.append(remembering.audited(kept, path, anew))
-        return reports[-1]
+        tell = partial(streams.show, path) if delivery.is_stream else None
+        return remembering.audited(kept, path, anew, tell)
 
     return examine
 
@@ -302,18 +344,20 @@ def _kept(target: str) -> "Mapping[str, Snapshot]":
 
 
 def _write_baseline(
-    reports: "Sequence[Report]",
+    report: "Report",
     paths: "Sequence[str]",
     target: str,
     kept: "Mapping[str, Snapshot]",
 ) -> None:
-    """Write what was measured, beside what is kept of other models."""
+    """Write what was measured, unless something was not, beside what is kept of other models."""
     from lipaudit.cli.delivery import deliver  # noqa: PLC0415 - keeps `--help` instant
     from lipaudit.comparison import Snapshot  # noqa: PLC0415 - the same
     from lipaudit.gates import baseline  # noqa: PLC0415 - the same
     from lipaudit.version import __version__  # noqa: PLC0415 - the same
 
-    snapshots = [Snapshot.of(model, __version__) for one in reports for model in one.models]
+    if report.failures:
+        return
+    snapshots = [Snapshot.of(model, __version__) for model in report.models]
     for snapshot in snapshots:
         if snapshot.bound is None or not snapshot.bound.is_finite:
             streams.warn(f"{snapshot.path}: no finite bound; the baseline holds only its layers")

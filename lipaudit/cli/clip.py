@@ -6,6 +6,7 @@ import typer
 
 from lipaudit.cli import options, streams
 from lipaudit.cli.app import app
+from lipaudit.cli.machine import Machine
 from lipaudit.cli.meter import meter
 from lipaudit.errors import ExitCode
 
@@ -53,6 +54,7 @@ def clip(
     layers: options.Layers = None,
     input_shape: options.InputShape = None,
     model: options.Model = None,
+    hf: options.Hf = False,
     force: options.Force = False,
     dry_run: DryRun = False,
     report_format: options.Format = "table",
@@ -60,6 +62,7 @@ def clip(
     github_summary: options.GithubSummary = False,
     device: options.Device = "auto",
     max_memory: options.Memory = None,
+    workers: options.Workers = None,
 ) -> None:
     """Write a copy whose layers, or which as a whole, provably meet a limit."""
     from lipaudit.cli.delivery import Delivery  # noqa: PLC0415 - keeps `--help` instant
@@ -69,7 +72,11 @@ def clip(
         report_format, None, force, tuple(reports or ()), github_summary, taken=(output,)
     )
     delivery.check([path])
-    with meter(1) as shown, streams.about(path):
+    with (
+        meter(1) as shown,
+        streams.about(path),
+        Machine(device, None, workers, None, wait=None) as machine,
+    ):
         opened(path)
         from lipaudit import api  # noqa: PLC0415 - torch is imported only for a file that is there
 
@@ -84,10 +91,12 @@ def clip(
             fold_bn=fold_bn,
             input_shape=options.input_shape(input_shape),
             model=model,
+            hf=hf,
             force=force,
             dry_run=dry_run,
-            device=device,
             max_memory=options.memory(max_memory),
+            device=device,
+            crew=machine.hire()["crew"],
             progress=shown.of(path),
             warn=streams.warn,
         )

@@ -46,7 +46,11 @@ def doctor(
         "linear algebra": health.algebra(),
         "config": config,
         "cache": remembering.state(
-            remembering.opened(os.environ.get(remembering.VARIABLE), configured=cache)
+            remembering.opened(
+                os.environ.get(remembering.VARIABLE),
+                os.environ.get(remembering.SIZE_VARIABLE),
+                configured=cache,
+            )
         ),
         "trials": [asdict(trial) for trial in trials],
         "exit_code": int(worst(codes)),

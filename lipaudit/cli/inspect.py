@@ -44,7 +44,9 @@ def inspect(
     max_memory: options.Memory = None,
     workers: options.Workers = None,
     scheduler: options.Scheduler = None,
+    wait: options.Wait = None,
     cache: remembering.Cache = None,
+    cache_size: remembering.CacheSize = None,
     no_cache: remembering.NoCache = False,
 ) -> None:
     """Measure every layer: norm, ranks, share of the bound."""
@@ -70,15 +72,15 @@ def inspect(
         "power_steps": power_steps,
         "max_memory": options.memory(max_memory),
     }
-    store = remembering.opened(cache, off=no_cache)
+    store = remembering.opened(cache, cache_size, off=no_cache)
     # Own code and another package are no data, and of whole spectra reports hold a summary.
     is_plain = model is None and not hf and export is None
     kept = remembering.archive(store, device, {"inspect": asked}) if is_plain else None
     others = tuple(reports or ())
     delivery = Delivery(report_format, output, force, others, github_summary, taken=extras.targets)
     choice = Choice(sort, top, plot)
-    with Machine(device, store, workers, scheduler) as machine:
-        show = _show if delivery.is_stream else None
+    with Machine(device, store, workers, scheduler, wait=wait) as machine:
+        show = streams.show if delivery.is_stream else None
         graph = {"model": model, "hf": hf}
         audit = _auditor(asked, kept, extras, (machine, show), graph)
         auditing.audit(paths, audit, policy, choice, delivery, also=extras.write)
@@ -95,31 +97,26 @@ def _auditor(
     machine, show = where
 
     def audit(path: str, progress: "Callable[[str, float, int], None] | None") -> "Report":
-        def anew(warn: remembering.Warn) -> "tuple[Report, remembering.Files]":
+        def anew(listener: remembering.Listener) -> "tuple[Report, remembering.Files]":
             from lipaudit import api  # noqa: PLC0415 - torch is imported only where it is needed
 
+            settings = machine.hire()
             source = api.load(path, input_shape=asked["input_shape"], **graph)
             report = api.inspect(
                 source,
                 **asked,
-                **machine.settings(),
+                **settings,
                 keep=extras.keeper(path),
-                told=None if show is None else partial(show, path),
+                told=listener.told,
                 progress=progress,
-                warn=warn,
+                warn=listener.warn,
             )
             return report, source.fingerprints
 
-        return remembering.audited(kept, path, anew)
+        tell = None if show is None else partial(show, path)
+        return remembering.audited(kept, path, anew, tell)
 
     return audit
-
-
-def _show(path: str, layer: "LayerResult | Skipped") -> None:
-    """Print a layer as soon as it is measured."""
-    from lipaudit.report import jsonl  # noqa: PLC0415 - keeps `--help` instant
-
-    streams.to_stdout(jsonl.ahead(path, layer))
 
 
 def _policy(limit: float | None, layers: str | None) -> "Policy":

@@ -124,6 +124,10 @@ Scheduler = Annotated[
         metavar="tcp://HOST:PORT|local", help="Let the workers of a Dask scheduler measure them."
     ),
 ]
+Wait = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, help="How long the scheduler may have no worker (30)."),
+]
 Start = Annotated[
     str | None,
     typer.Option("--from", metavar="NODE", help="Only the part from what this node receives."),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from lipaudit.report.base import Canvas
+    from lipaudit.results import LayerResult, Skipped
 
 _PIPE_WIDTH = 120
 """Columns for a reader that is no terminal."""
@@ -91,6 +92,13 @@ def to_stdout(text: str) -> None:
         ) from error
 
 
+def show(path: str, layer: "LayerResult | Skipped") -> None:
+    """Print a layer of a model as soon as it is measured, for a stream of records."""
+    from lipaudit.report import jsonl  # noqa: PLC0415 - keeps `--help` instant
+
+    to_stdout(jsonl.ahead(path, layer))
+
+
 def check_format(name: str) -> None:
     """Refuse an unknown report format before any work is done."""
     if name not in NAMES:
@@ -103,7 +111,8 @@ def about(path: str) -> "Iterator[None]":
     try:
         yield
     except LipauditError as error:
-        error.path = error.path or path
+        if not error.ends_run:
+            error.path = error.path or path
         raise
 
 

@@ -15,13 +15,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, save_model
 from torch import nn
 
-from lipaudit import api
-from lipaudit.cache import keys
+from lipaudit import api, archive
+from lipaudit.cache import hashing, keys
 from lipaudit.cache.store import REPORTS, Store
-from tests import shared_models
+from tests import offline, shared_models
 from tests.cli.gated import Done, diagonal, fill, run, save
 
-ROOT = Path(__file__).resolve().parents[2]
 CACHE = "cache"
 
 
@@ -72,7 +71,7 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("form", ["json", "table", "html"])
+@pytest.mark.parametrize("form", ["json", "jsonl", "table", "html"])
 @pytest.mark.parametrize("name", RUNS)
 def test_a_second_run_says_the_same_and_reads_no_model(
     audits: list[str], name: str, form: str
@@ -85,6 +84,93 @@ def test_a_second_run_says_the_same_and_reads_no_model(
     second = run(*line)
     assert plain == first == second
     assert audits == (["junk.pt"] if "junk.pt" in line else [])
+
+
+def records(done: Done) -> list[str]:
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    return [line["name"] for line in lines if line["record"] == "measured"]
+
+
+def test_layers_come_ahead_of_a_report_that_is_kept(audits: list[str]) -> None:
+    """As they did when they were measured, the ones without a number at their place."""
+    shared = diagonal(4.0, 2.0)
+    bad = diagonal(float("nan"), 1.0)
+    save(Path("mixed.pt"), diagonal(3.0, 1.0), bad, shared, bad, shared)
+    old("mixed.pt")
+    plain = run("inspect", "mixed.pt", "-f", "jsonl", "--no-cache")
+    assert records(plain) == ["0", "1", "2", "3", "4"]
+    run("inspect", "mixed.pt", "-f", "table")  # where nobody asks for them
+    del audits[:]
+    assert run("inspect", "mixed.pt", "-f", "jsonl") == plain
+    assert not audits
+
+
+def test_layers_that_cannot_come_ahead_as_they_did_are_measured(audits: list[str]) -> None:
+    run("inspect", "six.pt")
+    (entry,) = reports()
+    store = Store(Path(CACHE))
+    body = store.get(REPORTS, entry.name)
+    assert body is not None
+    parts = json.loads(body)
+    assert parts[3] == []
+    for order in ([0], None):
+        parts[3] = order
+        store.put(REPORTS, entry.name, json.dumps(parts).encode())
+        del audits[:]
+        run("inspect", "six.pt")
+        assert not audits, "nobody is told"
+        assert records(run("inspect", "six.pt", "-f", "jsonl")) == ["0", "2"]
+        assert audits == ["six.pt"]
+
+
+def test_a_first_run_reads_the_file_once_to_hash_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    real = hashing.tree_of_files
+
+    def counting(paths: Any, known: Any = None) -> str:
+        states = [hashing.state(path.stat()) for path in paths]
+        read.extend(p for p, s in zip(paths, states, strict=True) if s not in (known or {}))
+        return real(paths, known)
+
+    monkeypatch.setattr(hashing, "tree_of_files", counting)
+    for model in ("six.pt", sharded()):
+        first = run("inspect", model)
+        assert not read
+        assert run("inspect", model) == first
+        assert read
+        read.clear()
+
+
+@pytest.mark.parametrize(
+    ("size", "limit"), [("1G", 1 << 30), ("500 MB", 500 << 20), (None, 256 << 20)]
+)
+def test_how_large_it_may_grow_can_be_said(
+    monkeypatch: pytest.MonkeyPatch, size: str | None, limit: int
+) -> None:
+    monkeypatch.setenv("LIPAUDIT_CACHE_SIZE", size or "")
+    assert f"of {limit / 2**20:,.1f} MiB at most" in run("cache").out
+    assert json.loads(run("doctor", "--json").out)["cache"]["limit"] == limit
+    assert "of 10.0 MiB at most" in run("cache", "--cache-size", "10M").out
+
+
+@pytest.mark.parametrize("command", [("inspect", "six.pt"), ("bound", "six.pt"), ("cache",)])
+def test_a_size_that_is_none_is_refused(command: tuple[str, ...]) -> None:
+    for size in ("much", "-1G", "0"):
+        done = run(*command, "--cache-size", size)
+        assert done.code == 2
+        assert f"{size!r} is no size of a cache" in done.complaints
+        assert done.complaints.count("\n") == 1
+
+
+def test_a_cache_keeps_to_its_size(audits: list[str]) -> None:
+    for command in ("inspect", "bound"):
+        run(command, "six.pt", "half.pt", "--cache-size", "80K")
+    run("check", "six.pt", "--max", "7", "--cache-size", "80K")
+    _, size = Store(Path(CACHE)).size()
+    assert 0 < size <= 80 << 10
+    del audits[:]
+    run("check", "six.pt", "--max", "7", "--cache-size", "80K")
+    assert not audits
 
 
 @pytest.mark.parametrize(
@@ -292,6 +378,21 @@ def test_a_file_that_changes_meanwhile_is_not_kept(monkeypatch: pytest.MonkeyPat
     assert reports() == []
 
 
+def test_a_file_that_changes_before_it_gets_its_name_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = archive._digest
+
+    def replaced(files: Any, known: Any = None) -> str:
+        Path("six.pt").write_bytes(Path("half.pt").read_bytes())
+        return real(files, known)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "_digest", replaced)
+        run("inspect", "six.pt")
+    assert reports() == []
+
+
 def test_own_code_is_run_each_time(audits: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("nets.py").write_text("from torch import nn\ndef make(): return nn.Linear(2, 2)\n")
     torch.save(nn.Linear(2, 2).state_dict(), "linear.pt")
@@ -389,7 +490,7 @@ def lipaudit(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         check=False,
-        env={"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+        env={"PYTHONPATH": offline.PATH, "OMP_NUM_THREADS": "1", **environment},
     )
 
 
@@ -418,7 +519,8 @@ def test_show_and_clear() -> None:
     assert size >= 4096 * count
     assert run("cache").out.startswith(f"{folder}: {count} entries")
     found = json.loads(run("doctor", "--json").out)["cache"]
-    assert found == {"folder": str(folder), "entries": count, "bytes": size}
+    limit = 256 << 20
+    assert found == {"folder": str(folder), "entries": count, "bytes": size, "limit": limit}
     assert run("cache", "clear").out.startswith(f"{folder}: 0 entries")
     assert reports() == []
     assert run("cache", "--cache", "off").out == "none\n"

@@ -15,9 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import lipaudit
+from tests import offline
 from tests.cli.gated import diagonal, fill, run, save
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +67,7 @@ def test_all_models_are_looked_at_and_the_worst_code_wins(names: list[str], code
 
 def test_the_process_ends_with_that_code() -> None:
     config("[tool.lipaudit]\nmodels = [{path = 'six.pt', max-bound = 6.1}]", "pyproject.toml")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": offline.PATH}
 
     def code(**variables: str) -> int:
         command = [sys.executable, "-m", "lipaudit", "check"]

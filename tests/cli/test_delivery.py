@@ -21,6 +21,7 @@ from lipaudit.cli import delivery
 from lipaudit.errors import ExitCode
 from lipaudit.formats import outputs
 from lipaudit.report.catalog import NAMES, REPORTERS
+from tests import offline
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -243,7 +244,7 @@ def test_help_lists_every_format() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        env={**os.environ, "PYTHONPATH": offline.PATH, "COLUMNS": "200"},
     )
     said = " ".join(done.stdout.split())
     assert f"One of {', '.join(NAMES)}." in said

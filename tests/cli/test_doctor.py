@@ -14,9 +14,8 @@ import torch
 
 from lipaudit.analysis import health
 from lipaudit.device import choose
+from tests import offline
 from tests.cli.gated import run
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +112,7 @@ def test_the_config_is_named_and_judged(text: str, code: int, problem: str | Non
 
 
 def lipaudit(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    environment = {"PYTHONPATH": str(ROOT)} | options.pop("env", {})
+    environment = {"PYTHONPATH": offline.PATH} | options.pop("env", {})
     return subprocess.run(
         [sys.executable, "-m", "lipaudit", *arguments],
         capture_output=True,
@@ -146,7 +145,7 @@ def test_a_folder_that_is_gone_is_one_line() -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": offline.PATH},
     )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
@@ -155,7 +154,7 @@ def test_a_folder_that_is_gone_is_one_line() -> None:
 
 def test_a_broken_library_is_one_line(folder: Path) -> None:
     (folder / "torch.py").write_text("raise ImportError('libcudart', name='torch')\n")
-    done = lipaudit("doctor", env={"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"})
+    done = lipaudit("doctor", env={"PYTHONPATH": f"{folder}{os.pathsep}{offline.PATH}"})
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("lipaudit: error: torch cannot be imported: libcudart")

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from lipaudit import __main__
 from lipaudit.errors import ExitCode
+from tests import offline
 
-ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": offline.PATH}
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from lipaudit import api
-from lipaudit.errors import ExitCode
+from lipaudit.errors import ExitCode, WriteRefused
 from lipaudit.formats import outputs
 from lipaudit.report.catalog import REPORTERS
+from tests import offline
 from tests.cli.gated import fill, run
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = 'max-bound = 1\n[[models]]\npath = ["half.pt", "six.pt"]\n'
 
 
@@ -125,7 +125,7 @@ def test_a_difference_is_a_page_without_torch() -> None:
         "heavy = {'torch', 'numpy', 'onnx', 'safetensors'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": offline.PATH}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
     )
@@ -185,3 +185,52 @@ def test_what_is_a_device(folder: Path) -> None:
     assert not outputs.is_device(folder / "six.pt")
     assert not outputs.is_device(folder)
     assert not outputs.is_device(folder / "missing")
+
+
+def test_what_is_added_comes_in_one_step() -> None:
+    path = Path("summary.md")
+    path.write_bytes(b"old\n")
+    with mock.patch("os.write", side_effect=os.write) as write:
+        outputs.append(path, b"new\n" * 100_000)
+    assert write.call_count == 1
+    assert path.read_bytes() == b"old\n" + b"new\n" * 100_000
+
+
+@pytest.mark.parametrize("foreign", [b"", b"somebody else's\n"])
+@pytest.mark.parametrize("old", [None, b"old\n"])
+def test_what_cannot_be_added_goes_alone(old: bytes | None, foreign: bytes) -> None:
+    """Ours is taken back, unless another has written behind it: never what is another's."""
+    path = Path("summary.md")
+    if old is not None:
+        path.write_bytes(old)
+
+    def full(_descriptor: int) -> None:
+        with path.open("ab") as other:
+            other.write(foreign)
+        raise OSError(28, "No space left on device")
+
+    with mock.patch("os.fsync", full), pytest.raises(WriteRefused, match="No space left"):
+        outputs.append(path, b"ours\n")
+    left = path.read_bytes() if path.exists() else None
+    assert left == ((old or b"") + b"ours\n" + foreign if foreign else old)
+
+
+def test_a_write_that_is_broken_up_is_taken_back_as_far_as_it_is_ours() -> None:
+    path = Path("summary.md")
+    path.write_bytes(b"old\n")
+    plain, seen = os.write, []
+
+    def broken(descriptor: int, data: bytes) -> int:
+        seen.append(bytes(data))
+        if len(seen) == 1:
+            count = plain(descriptor, data[:2])
+            with path.open("ab") as other:
+                other.write(b"theirs\n")
+            return count
+        if len(seen) == 2:
+            return plain(descriptor, data[:2])
+        raise OSError(28, "No space left on device")
+
+    with mock.patch("os.write", broken), pytest.raises(WriteRefused, match="No space left"):
+        outputs.append(path, b"ours\n")
+    assert path.read_bytes() == b"old\nou" + b"theirs\n"

@@ -1,8 +1,13 @@
-"""A small network in a file, with layers of every sort of work: several seconds in all."""
+"""A small network in a file, with layers of every sort of work, and tasks that go wrong."""
 
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
+
+from lipaudit.crews.task import Task
 
 
 def written(folder: Path) -> Path:
@@ -17,3 +22,34 @@ def written(folder: Path) -> Path:
     path = folder / "net.pt"
     torch.save(weights, path)
     return path
+
+
+class Deadly:
+    """A task that kills whoever begins it, which is by looking at its versions."""
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        os._exit(9)
+
+
+class Held:
+    """A task that the first to begin it never ends; it notes in a folder who begins it."""
+
+    def __init__(self, task: Task, folder: Path) -> None:
+        self._task = task
+        self._folder = folder
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Return those of the task."""
+        is_first = not any(self._folder.iterdir())
+        (self._folder / str(os.getpid())).touch()
+        if is_first:
+            time.sleep(600)
+        return self._task.versions
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Held, (self._task, self._folder)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._task, name)

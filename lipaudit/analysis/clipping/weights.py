@@ -14,6 +14,7 @@ import torch
 
 from lipaudit.analysis.clipping.groups import Group, Target
 from lipaudit.device import Compute
+from lipaudit.errors import UsageError
 from lipaudit.graph.constant import Constant, put_of, rescale_of
 from lipaudit.graph.dtypes import torch_type
 from lipaudit.layers.base import AbstractLinearLayer
@@ -36,6 +37,15 @@ class Method(StrEnum):
     """The single pass of Sedghi, Gupta & Long (2019), which need not meet it."""
     SCALE = "scale"
     """All of it times a number: spectral normalization."""
+
+
+def method_named(name: str) -> Method:
+    """Return a method by the name a user calls it by."""
+    if name not in set(Method):
+        raise UsageError(
+            f"no method {name!r}", slug="clip-method", hint=f"there are {', '.join(Method)}"
+        )
+    return Method(name)
 
 
 @final
