@@ -39,7 +39,7 @@ MEANINGS = {
     ExitCode.GATE_FAILED: "a gate fails, or the file is built to run code",
     ExitCode.ERROR: "usage, unreadable or unsafe file, cannot write; nothing written",
     ExitCode.NOT_CERTIFIED: "read, but the claim cannot be proven",
-    ExitCode.INTERRUPTED: "Ctrl-C",
+    ExitCode.INTERRUPTED: "Ctrl-C, SIGTERM or SIGHUP",
     ExitCode.CLOSED_PIPE: "closed pipe",
 }
 

@@ -16,29 +16,40 @@ _IDLE = 1
 """Side of the layer in the file that is measured to know what a process takes anyway."""
 
 
-def written(folder: Path, layers: int, shape: tuple[int, int], suffix: str) -> Path:
-    """Write one layer a shard, with an index; every layer is a multiple of the first."""
+def written(
+    folder: Path,
+    layers: int,
+    shape: tuple[int, int],
+    suffix: str,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write one layer a shard, with an index; every layer is twice the one before."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
-    first = torch.randn(shape, generator=generator)
+    first = torch.randn(shape, generator=generator).to(dtype)
     names = {}
     stem = "model" if suffix == "safetensors" else "pytorch_model"
     for layer in range(layers):
         file = f"{stem}-{layer + 1:05d}-of-{layers:05d}.{suffix}"
-        tensors = {f"layers.{layer}.weight": (layer + 1) * first}
+        tensors = {f"layers.{layer}.weight": 2.0**layer * first}
         if suffix == "safetensors":
             save_file(tensors, folder / file)
         else:
             torch.save(tensors, folder / file)
         names[next(iter(tensors))] = file
-    index = {"metadata": {"total_size": 4 * layers * first.numel()}, "weight_map": names}
+    index = {
+        "metadata": {"total_size": first.itemsize * layers * first.numel()},
+        "weight_map": names,
+    }
     (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
     return folder
 
 
 def run(path: Path, *options: str) -> tuple[list[Any], float]:
     """Return the records of `inspect -f jsonl`, and the megabytes the process held at most."""
-    command = [sys.executable, "-m", "lipaudit", "inspect", str(path), "-f", "jsonl", *options]
+    kept = ("--cache", str(path.with_name("cache")))  # as it is unless told otherwise
+    command = [sys.executable, "-m", "lipaudit", "inspect", str(path), "-f", "jsonl"]
+    command += [*kept, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     records = [json.loads(line) for line in process.stdout]
@@ -62,7 +73,7 @@ def assert_measured(records: list[Any], layers: int) -> None:
     uppers = [record["norm"]["upper"] for record in last]
     assert [record["norm"]["upper"] for record in first] == uppers
     for layer, upper in enumerate(uppers):
-        assert upper == pytest.approx((layer + 1) * uppers[0], rel=1e-6)
+        assert upper == pytest.approx(2.0**layer * uppers[0], rel=1e-6)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
@@ -77,6 +88,22 @@ def test_a_folder_takes_the_memory_of_its_largest_layer(
     assert_measured(records, layers)
     # The largest layer takes 100 MB as float64: as read, as it is scaled, and as it is scanned.
     assert held - idle < 450
+
+
+def test_a_layer_too_large_for_float64_takes_its_bytes_and_the_budget(
+    tmp_path: Path, idle: float
+) -> None:
+    layers, shape = 5, (256, 204_800)
+    folder = written(tmp_path / "folder", layers, shape, "safetensors", torch.bfloat16)
+    stored = sum(file.stat().st_size for file in folder.iterdir()) / _MEGABYTE
+    assert stored > 499
+    records, held = run(folder, "--no-spectra", "--max-memory", "128M")
+    assert_measured(records, layers)
+    last = [record for record in records if record["record"] == "layer"]
+    assert {record["norm"]["method"] for record in last} == {"Cholesky proof, piece by piece"}
+    assert all(record["norm"]["upper"] <= record["norm"]["lower"] * 1.001 for record in last)
+    # 100 MB as stored; in float64 it would be 400 MB.
+    assert held - idle < 100 + 128 + 50
 
 
 @pytest.mark.slow

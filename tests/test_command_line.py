@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests import offline
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -21,7 +23,7 @@ def lipaudit(*arguments: str | Path, **environment: str) -> subprocess.Completed
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": offline.PATH, **environment},
     )
 
 
@@ -74,7 +76,7 @@ def test_an_error_exit_imports_nothing_heavy(arguments: str, folder: Path) -> No
         "heavy = {'torch', 'numpy', 'onnx', 'safetensors', 'rich'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": offline.PATH}
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -192,7 +194,7 @@ def test_a_closed_pipe_is_quiet(folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": offline.PATH},
     )
     assert done.returncode in {0, 141}
     assert not done.stderr
@@ -232,7 +234,7 @@ def test_a_stdout_that_was_closed_is_one_line(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": offline.PATH},
         )
 
     done = closed("rules")

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from lipaudit.cli import COMMANDS
+from tests import offline
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,7 +72,7 @@ def test_a_section_runs_as_it_stands(
     folder = tmp_path / "empty"
     folder.mkdir()
     env = {key: value for key, value in os.environ.items() if not key.startswith("LIPAUDIT_")}
-    env |= {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "PYTHONPATH": str(ROOT)}
+    env |= {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "PYTHONPATH": offline.PATH}
     env["LIPAUDIT_CACHE"] = "off"
     count = 0
     for block in sections(path)[title]:

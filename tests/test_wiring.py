@@ -18,6 +18,7 @@ import yaml
 
 from lipaudit.errors import ExitCode
 from lipaudit.formats.catalog import registered
+from tests import offline
 from tests.cli.gated import diagonal, fill, save
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +73,7 @@ def step(
         cwd=folder,
         env={
             "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": offline.PATH,
             "RUNNER_TEMP": str(runner),
             **env,
             **extra,
@@ -151,7 +152,7 @@ def test_the_action_compares_with_a_baseline(project: Path, runner: Path) -> Non
     made = subprocess.run(
         [runner / "lipaudit" / "bin" / "lipaudit", "check", "--write-baseline"],
         cwd=project,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": offline.PATH},
         capture_output=True,
         check=False,
     )
@@ -235,7 +236,7 @@ def test_the_gitlab_job_gates_and_leaves_its_reports(project: Path, runner: Path
         done = subprocess.run(
             [BASH or "bash", "-eo", "pipefail", "-c", "\n".join(job["script"])],
             cwd=project,
-            env={"PATH": path, "PYTHONPATH": str(ROOT)},
+            env={"PATH": path, "PYTHONPATH": offline.PATH},
             capture_output=True,
             check=False,
         )
@@ -290,7 +291,7 @@ def alone(folder: Path) -> dict[str, str]:
     """Return an environment in which git and pre-commit know of nothing but the project."""
     return {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": offline.PATH,
         "HOME": str(folder.parent),
         "PRE_COMMIT_HOME": str(folder.parent / "pre-commit"),
         "GIT_CONFIG_NOSYSTEM": "1",
