@@ -17,8 +17,8 @@ LARGE = 0.25
 """The share of a worker's time above which a layer goes first, and the share of all work that is
 the end. Smaller, and the gaps at the end grow; larger, and more is told late.
 `benchmarks/workers.py` says what it costs."""
-_KRYLOV = 240.0
-"""Operations for each entry: 60 steps with two products of 2 operations."""
+_KRYLOV = 400.0
+"""Operations for each entry: about 100 steps with two products of 2 operations."""
 _FREQUENCIES = 250.0
 """At about so many a convolution's symbol is factored: trained 3x3 layers take 80 to 300."""
 _COMPLEX = 4.0
