@@ -89,9 +89,10 @@ class Search:
 
     def run(self, cells: AbstractCells) -> None:
         """Bring `upper` to a bound of ‖P‖ at all points of the cells, proved."""
-        self._look_around(cells)
+        known = self._look_around(cells)
         while len(cells):
-            closed, estimates = self._tested(cells, self.upper)
+            closed, estimates = self._tested(cells, self.upper, known)
+            known = None
             cells, estimates = cells.take(~closed), estimates[~closed]
             if not len(cells):
                 return
@@ -121,11 +122,17 @@ class Search:
     def _may_split(self, cells: AbstractCells) -> bool:
         return cells.can_split and fits(cells.most_split, self.compute)
 
-    def _look_around(self, cells: AbstractCells) -> None:
-        """Climb from the best of the first centres, where any frequency will do."""
-        if cells.anywhere and len(cells) > 1:
-            best = int(self._estimates(cells).argmax())
-            self._climb(cells.centres[best], int(cells.groups[best]))
+    def _look_around(self, cells: AbstractCells) -> torch.Tensor | None:
+        """Climb from the best of the first centres, where any frequency will do.
+
+        Return the estimates at all of them, if there are any.
+        """
+        if not cells.anywhere or len(cells) == 1:
+            return None
+        estimates = self._estimates(cells)
+        best = int(estimates.argmax())
+        self._climb(cells.centres[best], int(cells.groups[best]))
+        return estimates
 
     def _raise_lower(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
         """Raise the lower end where a centre is higher, or promises to be."""
@@ -183,8 +190,13 @@ class Search:
 
         return torch.cat(self._batched(work, len(cells)))
 
-    def _tested(self, cells: AbstractCells, upper: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tell which cells hold nothing above `upper`; and estimates where that is not proved."""
+    def _tested(
+        self, cells: AbstractCells, upper: float, known: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tell which cells hold nothing above `upper`; and estimates where that is not proved.
+
+        They may be known already.
+        """
         # Rounded down, so that the test is at most stricter.
         limits = cells.limits(upper * (2.0 - ROOM))
         if math.isfinite(self.grams.variation):
@@ -200,7 +212,9 @@ class Search:
             matrices = self.grams.at(centres, cells.period, groups, device)
             proved = proves_below(matrices, self.grams.error, limits[run])
             estimates = torch.zeros(len(proved), dtype=torch.float64)
-            if not bool(proved.all()):
+            if known is not None:
+                estimates = torch.where(proved, estimates, known[run])
+            elif not bool(proved.all()):
                 estimates[~proved] = estimated_norms(matrices[~proved.to(matrices.device)]).cpu()
             return proved, estimates
 

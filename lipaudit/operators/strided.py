@@ -11,6 +11,7 @@ undilated kernel at stride s/g. So the supremum over all θ is the one of Q.
 """
 
 import math
+from functools import lru_cache
 from itertools import product
 
 import torch
@@ -41,6 +42,7 @@ def phases(size: int, stride: int, dilation: int) -> tuple[int, ...]:
     return tuple(sorted({tap * dilation % stride for tap in range(size)}))
 
 
+@lru_cache(maxsize=256)
 def places(
     sizes: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[tuple[Offset, int], ...]:
@@ -65,12 +67,16 @@ def _split(
     out, inner, *size = kernel.shape
     grouped = kernel.reshape(groups, out // groups, inner, *size).flatten(3)
     width = math.prod(len(phases(*axis)) for axis in zip(size, stride, dilation, strict=True))
-    taps: dict[Offset, torch.Tensor] = {}
-    for index, (offset, phase) in enumerate(places(tuple(size), stride, dilation)):
-        if offset not in taps:
-            taps[offset] = kernel.new_zeros(groups, out // groups, width * inner)
-        columns = slice(phase * inner, (phase + 1) * inner)
-        taps[offset][:, :, columns] = grouped[..., index]
+    placed = places(tuple(size), stride, dilation)
+    offsets = tuple(sorted({offset for offset, _ in placed}))
+    index = {offset: at for at, offset in enumerate(offsets)}
+    taps = kernel.new_zeros(len(offsets), groups, out // groups, width, inner)
+    at = [index[offset] for offset, _ in placed]
+    taps[at, :, :, [phase for _, phase in placed]] = grouped.movedim(-1, 0)
     # Taps without weight only widen the support.
-    offsets = tuple(sorted(o for o, tap in taps.items() if bool(tap.any()))) or (min(taps),)
-    return Symbol(torch.stack([taps[offset] for offset in offsets]), offsets)
+    kept = taps.flatten(1).any(1)
+    kept[0] |= ~kept.any()
+    if not bool(kept.all()):
+        offsets = tuple(o for o, keep in zip(offsets, kept.tolist(), strict=True) if keep)
+        taps = taps[kept]
+    return Symbol(taps.flatten(3), offsets)
