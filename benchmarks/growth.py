@@ -1,10 +1,10 @@
 """Growth: time and memory of whole commands against channels, image size, layers and workers.
 
 Each point is one `lipaudit inspect` on a file made for it, in a process of its own and without the
-cache. Time is that of the work (a run on a file of one tiny layer, start-up, is taken away), memory
-the most that the process, or all processes where there are several, held beyond that run. The
-exponent p of y ~ x^p is that between the last two points, set beside the one that the count of
-operations gives.
+cache, in turn with one on a file of a single tiny layer. Time is that of the work: the median of
+the first less that of the second, which is start-up. Memory is the most that the process, or all
+processes where there are several, held beyond what start-up holds. The exponent p of y ~ x^p is
+that between the last two points, set beside the one that the count of operations gives.
 """
 
 import itertools
@@ -23,12 +23,21 @@ import torch
 from cases import Options
 from report import table
 from safetensors.torch import save_file
+from torch import nn
 
 TITLE = "Growth: whole commands"
-_LAYERS_EACH = 256
+_SIDE = 512
+"""Of the matrices that there are many of."""
+_MANY, _QUICK_MANY = 400, 10
+"""How many of them are shared out among workers."""
 _NORMS = ("--no-spectra",)
+_REPEATS = 3
 _BETWEEN_LOOKS = 0.02
 """Seconds."""
+
+
+Content = dict[str, torch.Tensor] | nn.Module
+"""What is saved: weights alone, or a module where the layer's geometry matters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Curve:
     against: str
     sizes: tuple[int, ...]
     quick: tuple[int, ...]
-    tensors: Callable[[int], dict[str, torch.Tensor]]
+    content: Callable[[int], Content]
     options: Callable[[int], tuple[str, ...]]
     power: float
     memory_power: float
@@ -64,15 +73,15 @@ def _dense(size: int) -> dict[str, torch.Tensor]:
     return {"fc.weight": _random(size, size)}
 
 
-def _convolution(size: int) -> dict[str, torch.Tensor]:
-    return {"conv.weight": _random(size, size, 3, 3)}
+def _convolution(size: int) -> nn.Module:
+    layer = nn.Conv2d(size, size, 3, padding=1, bias=False)
+    layer.weight.data = _random(size, size, 3, 3)
+    return nn.Sequential(layer)
 
 
 def _many(size: int) -> dict[str, torch.Tensor]:
     # No two fit one after the other, so that no chain is assumed.
-    return {
-        f"block{index}.fc.weight": _random(_LAYERS_EACH, _LAYERS_EACH + 1) for index in range(size)
-    }
+    return {f"block{index}.fc.weight": _random(_SIDE, _SIDE + 1) for index in range(size)}
 
 
 def _random(*shape: int) -> torch.Tensor:
@@ -117,15 +126,15 @@ CURVES = (
     Curve(
         "3x3 convolution of 32 channels, circular spectrum",
         "image side",
-        (32, 64, 128, 256),
+        (64, 128, 256, 512),
         (16, 32),
         lambda _: _convolution(32),
         lambda size: ("--input-shape", f"32x{size}x{size}", "--padding", "circular"),
         2,
-        0,
+        2,
     ),
     Curve(
-        f"dense layers of {_LAYERS_EACH}x{_LAYERS_EACH + 1}, norms",
+        f"dense layers of {_SIDE}x{_SIDE + 1}, norms",
         "layers",
         (25, 50, 100, 200),
         (5, 10),
@@ -142,28 +151,31 @@ def measure(options: Options) -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        idle = _median(_written(place, "idle", _dense(2)), (), 3)
+        idle = _written(place, "idle", _dense(2))
         for curve in CURVES:
             for size in curve.quick if options.quick else curve.sizes:
-                path = _written(place, "point", curve.tensors(size))
-                rows.append(_row(curve, size, _median(path, curve.options(size), 3), idle))
+                path = _written(place, "point", curve.content(size))
+                rows.append(_row(curve, size, _beyond(path, curve.options(size), idle)))
                 print(_cells(rows[-1]), flush=True)
-        path = _written(place, "workers", _many(10 if options.quick else 400))
-        for workers in (1, 2):
-            curve = Curve(
-                f"{10 if options.quick else 400} such layers in processes",
-                "workers",
-                (),
-                (),
-                _many,
-                lambda _: (),
-                -1,
-                1,
-            )
-            told = (*_NORMS, "--workers", str(workers))
-            rows.append(_row(curve, workers, _median(path, told, 1 if options.quick else 3), idle))
+        curve = _over_workers(_QUICK_MANY if options.quick else _MANY)
+        path = _written(place, "workers", curve.content(1))
+        for workers in curve.sizes:
+            rows.append(_row(curve, workers, _beyond(path, curve.options(workers), idle)))
             print(_cells(rows[-1]), flush=True)
     return rows
+
+
+def _over_workers(layers: int) -> Curve:
+    return Curve(
+        f"{layers} such layers in processes",
+        "workers",
+        (1, 2),
+        (1, 2),
+        lambda _: _many(layers),
+        lambda workers: (*_NORMS, "--workers", str(workers)),
+        -1,
+        1,
+    )
 
 
 def markdown(rows: list[Row]) -> str:
@@ -186,9 +198,10 @@ def markdown(rows: list[Row]) -> str:
     return (
         f"{table(header, lines)}\n\n"
         "Whole commands in processes of their own, less start-up; p is fitted to the last two "
-        "points. Where a point takes less than a tenth of a second more than start-up, p says "
-        "little. A norm on an image takes the same search whatever its size; the spectrum of a "
-        "convolution is summarized, not kept."
+        "points. Start-up differs by some tenths of a second from run to run: where a point takes "
+        "no more than that, p says little. A norm on an image takes the same search whatever its "
+        "size; of a spectrum every value is held, one for each channel and frequency, until it is "
+        "summarized. Two workers pay for starting, some two seconds."
     )
 
 
@@ -219,28 +232,36 @@ def _cells(row: Row) -> str:
     return f"{row.curve} | {row.size} | {row.seconds:.2f} s | {row.megabytes:.0f} MB"
 
 
-def _row(curve: Curve, size: int, found: tuple[float, float], idle: tuple[float, float]) -> Row:
+def _row(curve: Curve, size: int, found: tuple[float, float]) -> Row:
     return Row(
         curve=curve.name,
         against=curve.against,
         size=size,
-        seconds=max(found[0] - idle[0], 0.0),
-        megabytes=max(found[1] - idle[1], 0.0),
+        seconds=max(found[0], 0.0),
+        megabytes=max(found[1], 0.0),
         power=curve.power,
         memory_power=curve.memory_power,
     )
 
 
-def _written(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Path:
+def _written(folder: Path, name: str, content: Content) -> Path:
+    if isinstance(content, nn.Module):
+        path = folder / f"{name}.pt"
+        torch.save(content, path)
+        return path
     path = folder / f"{name}.safetensors"
-    save_file(tensors, path)
+    save_file(content, path)
     return path
 
 
-def _median(path: Path, options: tuple[str, ...], repeats: int) -> tuple[float, float]:
-    """Return the median seconds, and the most megabytes, of one command."""
-    found = [_run(path, options) for _ in range(repeats)]
-    return statistics.median(each[0] for each in found), max(each[1] for each in found)
+def _beyond(path: Path, options: tuple[str, ...], idle: Path) -> tuple[float, float]:
+    """Return the median seconds and the most megabytes of one command, beyond those of start-up."""
+    _run(idle, ())  # what a first run finds cold, all others find warm
+    pairs = [(_run(path, options), _run(idle, ())) for _ in range(_REPEATS)]
+    done, started = zip(*pairs, strict=True)
+    seconds = [statistics.median(each[0] for each in runs) for runs in (done, started)]
+    memory = [max(each[1] for each in runs) for runs in (done, started)]
+    return seconds[0] - seconds[1], memory[0] - memory[1]
 
 
 def _run(path: Path, options: tuple[str, ...]) -> tuple[float, float]:

@@ -1,30 +1,29 @@
 """The cost model of a large checkpoint on many workers, against a simulation.
 
 The norm audit of an m x n matrix (m <= n) forms its Gram matrix, factors it, and goes over the
-entries many times in a Krylov method. A processor does the three at different rates, so that the
-model of its time is
+entries in a Krylov method. A processor does the three at different rates, so that the model of its
+time is
 
-    t = a · 2 m² n + b · 2/3 m³ + c · m n
+    t = a · 2 m² n + b · 1/3 m³ + c · 200 m n
 
-with a, b and c fitted on one thread to a few shapes smaller than those of the checkpoint. Over W
-workers a checkpoint takes max(Σ t / W, the longest t), plus the start of a worker. The simulation
-knows nothing of the fit: it hands the layers out one by one, in the order in which lipaudit does,
-to whoever is free, and each takes the processor time that its own shape took when it was measured.
+with a hundred Krylov steps of two passes each, and a, b and c the times of one matrix product, one
+factorization and one pass on one thread. Over W workers a checkpoint takes max(Σ t / W, the longest
+t), plus the start of a worker. The simulation knows nothing of these rates: it hands the layers out
+one by one, in the order in which lipaudit does, to whoever is free, and each takes the processor
+time that a whole audit of its own shape took when it was measured.
 Only the embedding, two layers of 562, takes too long for that: it is scaled up from the largest
 measured shape. Beside it stands what the longest first would take, and when half of the layers are
 told, which are told in the order of the file.
 """
 
 import heapq
-import math
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from cases import Options
 from report import table
@@ -32,6 +31,7 @@ from safetensors.torch import save_file
 
 import lipaudit
 from lipaudit.analysis.turns import operations, turns
+from lipaudit.operators.certify import crude_upper, gram, proves_below
 
 Shape = tuple[int, int]
 
@@ -39,12 +39,14 @@ TITLE = "A 70B checkpoint on many workers"
 _WORKERS = (1, 8, 64)
 _START = 5.0
 """Seconds in which a worker imports torch and opens the file."""
-_FITTED = ((1024, 2048), (1024, 4096), (2048, 4096), (2048, 8192), (4096, 4096))
-"""Shapes that the model is fitted to: none of them is in the checkpoint."""
+_STEPS = 100
+"""Of the Krylov method, two passes over the matrix each."""
+_RATED = (4096, 8192)
+"""The matrix on which the three rates are measured: it does not fit a cache."""
 _OWN = ((1024, 8192), (8192, 8192), (8192, 28672))
 """Shapes of the checkpoint, the shorter side first, that the simulation takes the times of."""
-
-_QUICK = ((256, 512), (512, 512))
+_QUICK_RATED = (512, 1024)
+_QUICK_OWN = ((256, 512), (512, 512))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +58,11 @@ class Row:
     operations: float
     gigabytes: float
     gram_rate: float
-    """Fitted operations a second of one thread, in products."""
+    """Operations a second of one thread, in products."""
     cholesky_rate: float
     """The same, in factorizations."""
     entry_rate: float
-    """Entries a second, with all that is done once or a hundred times for each."""
+    """Entries a second, in a pass over a matrix."""
     error: float
     """Largest relative error of the model's time for a shape of the checkpoint."""
     model: float
@@ -78,16 +80,15 @@ def llama_70b() -> list[tuple[int, int]]:
 
 
 def measure(options: Options) -> list[Row]:
-    """Measure shapes on one thread, fit the model to some, and lay the layers out by the others."""
+    """Measure the rates and some whole layers on one thread, and lay the checkpoint out by both."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         _seconds((64, 64))  # pays for what is imported on the way
-        times = {shape: _seconds(shape) for shape in (_QUICK if options.quick else _FITTED)}
-        own = times if options.quick else {shape: _seconds(shape) for shape in _OWN}
+        each = rates(_QUICK_RATED if options.quick else _RATED)
+        own = {shape: _seconds(shape) for shape in (_QUICK_OWN if options.quick else _OWN)}
     finally:
         torch.set_num_threads(threads)
-    each = fitted(times)
     error = max(abs(_modelled(shape, each) / taken - 1.0) for shape, taken in own.items())
     largest = max(own, key=operations)
     slowness = own[largest] / operations(largest)
@@ -96,7 +97,6 @@ def measure(options: Options) -> list[Row]:
     model = [_modelled(shape, each) for shape in layers]
     expected = [operations(shape) for shape in layers]
     falling = sorted(range(len(costs)), key=lambda at: -costs[at])
-    rates = [1.0 / one if one > 0 else math.inf for one in each]
     rows = []
     for count in _WORKERS:
         done = finished(costs, turns(expected, count), count)
@@ -106,9 +106,9 @@ def measure(options: Options) -> list[Row]:
                 layers=len(layers),
                 operations=sum(expected),
                 gigabytes=sum(2.0 * a * b for a, b in layers) / 1e9,
-                gram_rate=rates[0],
-                cholesky_rate=rates[1],
-                entry_rate=rates[2],
+                gram_rate=1.0 / each[0],
+                cholesky_rate=1.0 / each[1],
+                entry_rate=1.0 / each[2],
                 error=error,
                 model=_START + max(sum(model) / count, *model),
                 simulated=_START + max(done),
@@ -119,28 +119,38 @@ def measure(options: Options) -> list[Row]:
     return rows
 
 
-def fitted(times: Mapping[Shape, float]) -> tuple[float, ...]:
-    """Return the seconds of one operation of each kind, none negative, by relative squares."""
-    parts = np.array([[kind / taken for kind in _kinds(shape)] for shape, taken in times.items()])
-    kept = list(range(parts.shape[1]))
-    while True:
-        found = np.linalg.lstsq(parts[:, kept], np.ones(len(parts)), rcond=None)[0]
-        if len(kept) == 1 or (found > 0).all():
-            break
-        kept.pop(int(found.argmin()))
-    each = np.zeros(parts.shape[1])
-    each[kept] = found
-    return tuple(each.tolist())
+def rates(shape: Shape) -> tuple[float, float, float]:
+    """Return the seconds of one operation of a product, of a factorization, and of one entry."""
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    grams, error = gram(matrix.unsqueeze(0))
+    above = 2.0 * crude_upper(matrix.unsqueeze(0))
+    x, y = torch.ones(shape[1], dtype=torch.float64), torch.ones(shape[0], dtype=torch.float64)
+    product, factorization, passes = kinds(shape)
+    return (
+        _least(lambda: gram(matrix.unsqueeze(0))) / product,
+        _least(lambda: proves_below(grams, error, above)) / factorization,
+        _STEPS * _least(lambda: (matrix @ x, y @ matrix)) / passes,
+    )
 
 
-def _kinds(shape: Shape) -> tuple[float, float, float]:
-    """Return the operations of the product and of the factorization, and the entries."""
+def _least(call: Callable[[], object]) -> float:
+    """Return the processor time of the quickest of a few calls."""
+    taken = []
+    for _ in range(3):
+        start = time.process_time()
+        call()
+        taken.append(time.process_time() - start)
+    return min(taken)
+
+
+def kinds(shape: Shape) -> tuple[float, float, float]:
+    """Return the operations of the product and of the factorization, and the entries read."""
     small, large = sorted(shape)
-    return 2.0 * small**2 * large, 2.0 / 3.0 * small**3, float(small * large)
+    return 2.0 * small**2 * large, small**3 / 3.0, 2.0 * _STEPS * small * large
 
 
 def _modelled(shape: Shape, each: Sequence[float]) -> float:
-    return sum(one * kind for one, kind in zip(each, _kinds(shape), strict=True))
+    return sum(one * kind for one, kind in zip(each, kinds(shape), strict=True))
 
 
 def finished(costs: Sequence[float], order: Sequence[int], workers: int) -> list[float]:
@@ -179,10 +189,10 @@ def markdown(rows: list[Row]) -> str:
     return (
         f"{table(header, lines)}\n\n"
         f"{first.layers} matrices ({kinds}), {first.gigabytes:.0f} GB in bf16, "
-        f"{first.operations:.3g} operations. Fitted to smaller shapes, a worker of one thread "
-        f"does {first.gram_rate / 1e9:.3g} Gflop/s in products, {first.cholesky_rate / 1e9:.3g} in "
-        f"factorizations and {first.entry_rate / 1e9:.2g} billion entries a second in the rest; "
-        f"a layer of the checkpoint takes what that says within {100 * first.error:.0f} %. The "
+        f"{first.operations:.3g} operations. A worker of one thread does "
+        f"{first.gram_rate / 1e9:.3g} Gflop/s in products, {first.cholesky_rate / 1e9:.3g} in "
+        f"factorizations, and reads {first.entry_rate / 1e9:.2g} billion entries a second; a layer "
+        f"takes what these three say within {100 * first.error:.0f} %. The "
         "simulation takes times that were measured for the shapes themselves (the two of "
         "128256x8192 are scaled up from 8192x28672). Reading takes no part in it while the "
         "storage yields more than "
