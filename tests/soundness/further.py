@@ -122,9 +122,13 @@ def _layers(case: Case) -> Iterator[Claim]:
 
 
 def _norm(case: Case, item: Measured, shape: tuple[int, ...]) -> float | None:
-    """Return the norm of a layer's matrix, by torch's own module where there is one."""
+    """Return the norm of a layer's matrix, by torch's own module where there is one.
+
+    A convolution that took the padding before it into itself is another one than the module.
+    """
     written, step = case.written, item.step
-    if written.module is not None and not written.format.startswith("onnx"):
+    is_whole = step.node in case.model.graph.nodes
+    if written.module is not None and is_whole and not written.format.startswith("onnx"):
         own = dict(written.module.module.named_modules()).get(item.result.name)
         if own is not None and hasattr(own, "weight"):
             double = in_double(own)

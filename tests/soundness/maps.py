@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import torch
 
-from lipaudit.analysis.forward import Forward
+from lipaudit.analysis.forward import Forward, observed
 from lipaudit.analysis.propagate import is_continuous
 from lipaudit.graph.node import Edge, Graph
 from lipaudit.layers.network import Network, build
 from tests.soundness.attack import Map
 from tests.soundness.files import in_double
 from tests.soundness.modules import Drawn
+
+_LONG = 2.0**40
 
 
 class OfModule:
@@ -59,7 +61,7 @@ class OfNetwork:
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         made = self._forward(self.fed(rows))
-        real = [made[name] for name in self._targets if made[name].is_floating_point()]
+        real = [made[n] for n in self._targets if made[n].is_floating_point() and made[n].numel()]
         if not real:
             return torch.zeros(len(rows), 1, dtype=torch.float64)
         return torch.cat([value.reshape(len(rows), -1) for value in real], 1)
@@ -80,7 +82,10 @@ def of_graph(graph: Graph, held: Mapping[str, torch.Tensor]) -> OfNetwork:
 def part_of(
     graph: Graph, entering: Sequence[str], leaving: str, held: Mapping[str, torch.Tensor]
 ) -> OfNetwork:
-    """Return the map from some edges to another, every input of the network held."""
+    """Return the map from some edges to another, every input of the network held.
+
+    Edges that cannot move a little, as the condition of a choice, are held where those put them.
+    """
     whole = build(graph)
     made = [
         replace(node, outputs=tuple("" if n in entering else n for n in node.outputs))
@@ -96,12 +101,20 @@ def part_of(
     )
     fixed = {name: value for name, value in held.items() if name not in entering}
     moving = [name for name in entering if is_continuous(whole.dtypes.get(name, "float32"))]
+    still = [name for name in entering if name not in moving and name not in held]
+    if still:
+        rows = {n: v.double() if v.is_floating_point() else v for n, v in held.items()}
+        values = Forward(observed(whole, still))({name: row[None] for name, row in rows.items()})
+        fixed |= {name: values[name][0] for name in still}
     return OfNetwork(build(cut), moving, fixed, [leaving])
 
 
 def quotient_norm(function: Map, size: int) -> float:
-    """Return the norm of an affine map, written out column by column."""
+    """Return the norm of an affine map, written out column by column.
+
+    With columns so long that the rounding of a bias beside them does not matter.
+    """
     with torch.no_grad():
         zero = function(torch.zeros(1, size, dtype=torch.float64))
-        matrix = function(torch.eye(size, dtype=torch.float64)) - zero
-    return float(torch.linalg.matrix_norm(matrix, 2))
+        matrix = function(_LONG * torch.eye(size, dtype=torch.float64)) - zero
+    return float(torch.linalg.matrix_norm(matrix / _LONG, 2))
