@@ -161,6 +161,8 @@ class GraphReader:
             raise self._malformed(
                 f"node {label!r} ({proto.op_type}) is of no opset: {stated}", "onnx-opset"
             )
+        if not proto.output:
+            raise self._malformed(f"node {label!r} ({proto.op_type}) has no output", "onnx-node")
         attributes: dict[str, Attribute] = {}
         for attribute in proto.attribute:
             if attribute.name in attributes:

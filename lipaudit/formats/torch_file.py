@@ -106,8 +106,7 @@ class TorchLegacy(AbstractFormat):
         path = str(source.path)
         pickles = _legacy_pickles(source)
         keys = pickles[4].value
-        named = isinstance(keys, list) and all(isinstance(key, (str, int)) for key in keys)
-        if not isinstance(keys, list) or not named:
+        if not isinstance(keys, list) or not all(map(_is_key, keys)):
             raise _damaged(path)
         places: dict[str, Storage] = {}
 
@@ -161,6 +160,11 @@ def _not_torch(archive: Archive) -> UnsupportedFormat:
     return UnsupportedFormat(
         f"{what}, not a model", slug="unsupported-format", path=str(archive.source.path)
     )
+
+
+def _is_key(key: object) -> bool:
+    """Tell whether this may name a storage: a text, or an address, which has 64 bits at most."""
+    return isinstance(key, str) or (isinstance(key, int) and key.bit_length() <= 64)
 
 
 def _legacy_pickles(source: Source) -> list[Pickled]:

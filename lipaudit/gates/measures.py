@@ -9,6 +9,8 @@ from lipaudit.results import Measure
 _RIGORS = {rigor.label: rigor for rigor in Rigor}
 _OVERFLOW = 308.0
 """log10 from which on a number may have no float."""
+_LARGEST = 1e12
+"""log10 of more than any product of norms that a file has room for."""
 
 
 def measure(entry: Entry) -> Measure:
@@ -26,6 +28,6 @@ def measure(entry: Entry) -> Measure:
     floor = math.log10(lower) if lower > 0 else -math.inf
     if log10 is None:
         return Measure(lower, math.inf, floor, math.inf, rigor, method)
-    if log10 < _OVERFLOW:
+    if not _OVERFLOW <= log10 <= _LARGEST:
         raise entry.wrong("log10_upper", "the logarithm of a number past the float range")
     return Measure(lower, math.inf, floor, log10, rigor, method)

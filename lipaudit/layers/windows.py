@@ -5,6 +5,7 @@ Shared by convolutions and pools: kernel, strides, dilations, pads, auto_pad and
 
 from dataclasses import dataclass
 
+from lipaudit.errors import ShapeError
 from lipaudit.graph.constant import Shape
 from lipaudit.layers.base import Call, UnsupportedNode
 
@@ -61,7 +62,9 @@ class Windows:
     def pads_on(self, sizes: Shape) -> Pads:
         """Return the pads for an input of these spatial sizes."""
         if len(sizes) != len(self.sizes):
-            raise ValueError(f"{len(self.sizes)} spatial axes expected, {len(sizes)} found")
+            raise ShapeError(
+                f"{len(self.sizes)} spatial axes expected, {len(sizes)} found", slug="shape"
+            )
         if not self.is_same:
             return self.pads
         # The ONNX specification of auto_pad: output size = ceil(input size / stride).

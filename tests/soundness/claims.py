@@ -31,9 +31,9 @@ _EXPORTED = 1e-5
 _SHORT = (nn.Hardsigmoid, nn.Hardswish)
 _ROUNDED = 1e-6
 """The same for these: torch's own derivative of them is a number of float32."""
-_CONES = {"ReduceL2", "ReduceL1", "ReduceSumSquare", "LpNormalization"}
+_CONE = "ReduceL2"
 """Near the tip of a norm, as of a standard deviation where all inputs nearly agree, its slope is
-that of what rounding left: the same room is for these."""
+that of what rounding left: the same room is for it."""
 _CANCELLED = 1e-12
 """Relative to the product of all norms: what rounding leaves of ways that cancel each other."""
 _BOXES: Sequence[Box] = (
@@ -170,7 +170,7 @@ def _bounds(case: Case) -> Iterator[Claim]:
 def _ways(case: Case) -> Iterator[tuple[Map, int, float]]:
     """Yield what runs the network, with its inputs and how exactly it is the one of the file."""
     written = case.written
-    near = _ROUNDED if any(node.op in _CONES for node in case.graph.nodes) else EXACT
+    near = _ROUNDED if any(node.op == _CONE for node in case.graph.nodes) else EXACT
     if written.module is not None:
         of_torch = maps.OfModule(written.module)
         exact = not written.format.startswith("onnx")
