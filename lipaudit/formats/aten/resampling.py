@@ -155,6 +155,8 @@ def _factors(call: AtenCall, rank: int) -> list[float | None]:
             2: ("scales_h", "scales_w"),
             3: ("scales_d", "scales_h", "scales_w"),
         }
+        if rank not in names:
+            raise Untranslatable(f"{rank} axes to resize")
         stated = [call.arguments.get(name) for name in names[rank]]
     factors: list[float | None] = []
     for one in stated if isinstance(stated, (list, tuple)) else ():
