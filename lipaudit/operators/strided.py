@@ -19,6 +19,9 @@ import torch
 from lipaudit.operators.geometry import ConvGeometry
 from lipaudit.operators.symbol import Offset, Symbol
 
+_FEW = 1024
+"""Taps of a kernel whose places are kept: single passes and searches ask for them again."""
+
 
 def polyphase(kernel: torch.Tensor, geometry: ConvGeometry) -> Symbol:
     """Return the symbol of the convolution itself, strided and dilated.
@@ -42,7 +45,6 @@ def phases(size: int, stride: int, dilation: int) -> tuple[int, ...]:
     return tuple(sorted({tap * dilation % stride for tap in range(size)}))
 
 
-@lru_cache(maxsize=256)
 def places(
     sizes: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[tuple[Offset, int], ...]:
@@ -50,6 +52,14 @@ def places(
 
     Phases are counted among those that some tap acts on.
     """
+    # What a file with kernels of a million taps needs is not kept.
+    work_out = _few_places if math.prod(sizes) <= _FEW else _places
+    return work_out(sizes, stride, dilation)
+
+
+def _places(
+    sizes: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[Offset, int], ...]:
     read = tuple(map(phases, sizes, stride, dilation))
     found = []
     for position in product(*map(range, sizes)):
@@ -59,6 +69,9 @@ def places(
             phase = phase * len(known) + known.index(q % s)
         found.append((tuple(q // s for q, s in zip(spread, stride, strict=True)), phase))
     return tuple(found)
+
+
+_few_places = lru_cache(maxsize=64)(_places)
 
 
 def _split(
