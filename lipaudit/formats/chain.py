@@ -92,4 +92,5 @@ def _channels(node: Node, weight: Constant) -> tuple[int, int, bool]:
 
 def _fits(flowing: int, wants: int, *, dense: bool, flat: bool) -> bool:
     # A dense layer behind a convolution sees every pixel of every channel.
-    return wants == flowing or (dense and not flat and wants > 0 and wants % flowing == 0)
+    several = flowing > 0 and wants > 0 and wants % flowing == 0
+    return wants == flowing or (dense and not flat and several)
