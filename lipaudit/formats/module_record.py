@@ -8,6 +8,7 @@ from typing import TypeGuard
 import torch
 
 from lipaudit.formats import hidden, module_attributes, parametrizations
+from lipaudit.formats.branch import name_of
 from lipaudit.formats.pickle_guard import Global, Persistent, Record
 from lipaudit.formats.rebuilding import Missing
 from lipaudit.graph.constant import Constant, computed
@@ -255,7 +256,7 @@ def _collect_hidden(record: Record, shelf: _Shelf, name: str, seen: set[int]) ->
     made = "weight" if module_attributes.remade(state) else ""
     for field, value in state.items():
         if field not in {*_GROUPS, made}:
-            shelf.note(_dotted(name, str(field)), value, seen)
+            shelf.note(_dotted(name, name_of(field)), value, seen)
 
 
 def _entries(value: object) -> dict[str, object]:

@@ -8,6 +8,10 @@ from collections.abc import Callable, Mapping
 
 from lipaudit.formats.pickle_machine import MARK, Global, Handler, Machine, Persistent, Record
 
+_LONGEST_INTEGER = 1024
+"""Bytes. The states of random generators take a few dozen; Python writes out no more than 4,300
+digits, which is where a longer one would break whatever mentions it."""
+
 
 def _push(value: object) -> Handler:
     return lambda m: m.push(value)
@@ -36,15 +40,15 @@ def _unsigned_long(m: Machine) -> None:
 
 def _long4(m: Machine) -> None:
     length = m.number("<i")
-    if length > 4096:
+    if length > _LONGEST_INTEGER:
         raise m.broken(f"an integer of {length:,} bytes")
     m.push_plain(int.from_bytes(m.take(length), "little", signed=True))
 
 
 def _decimal(m: Machine) -> None:
     text = m.line().rstrip(b"L")
-    if len(text) > 4096:
-        raise m.broken("an integer of more than 4,096 digits")
+    if len(text) > 2 * _LONGEST_INTEGER:
+        raise m.broken(f"an integer of {len(text):,} digits")
     flags = {b"00": False, b"01": True}
     m.push_plain(flags[text] if text in flags else int(text))
 

@@ -123,7 +123,7 @@ BROKEN = {
     "put-of-digits": ("PUT to a place of 5,000 digits", b"Np" + b"9" * 5000 + b"\n.",
                       "no place in the memo"),
     "integer-of-letters": ("INT that is no number", b"Ix\n.", "broken at byte"),
-    "integer-of-digits": ("LONG of 5,000 digits", b"L" + b"9" * 5000 + b"L\n.", "4,096 digits"),
+    "integer-of-digits": ("LONG of 5,000 digits", b"L" + b"9" * 5000 + b"L\n.", "5,000 digits"),
     "float-of-letters": ("FLOAT that is no number", b"Fx\n.", "broken at byte"),
     "line-without-end": ("GLOBAL without a line end", _PROTOCOL + b"cos.", "a line has no end"),
     "string-unquoted": ("STRING without quotes", b"Sx\n.", "string without quotes"),
