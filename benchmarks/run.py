@@ -31,6 +31,8 @@ import rewrites
 import workers
 from cases import Options
 
+from lipaudit.device import keep_memory
+
 _HERE = Path(__file__).resolve().parent
 _MODELS = _HERE.parents[1] / "shared" / "models"
 _FIGURE = "figure1.svg"
@@ -75,6 +77,7 @@ def main() -> None:
         repeats=arguments.repeats,
         models=arguments.models if arguments.models.is_dir() else None,
     )
+    keep_memory()  # as the command does; the others gain by it too
     described = report.machine(arguments.device, arguments.date)
     print(report.machine_line(described))
     rows: dict[str, Sequence[Any]] = {}

@@ -21,6 +21,12 @@ _ANY_GPU = frozenset({"auto", "cuda"})
 """Names that leave open which GPU is meant."""
 _LEAST = 1 << 28
 """Bytes of a GPU that are counted on even where it is full."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Names of two options in malloc.h."""
+_KEPT_PIECE = 1 << 25
+"""Bytes of a tensor from which on it has pages of its own, which go when it does: glibc's most."""
+_KEPT = 1 << 26
+"""Bytes that are kept at the end of the heap for the next batch."""
 
 Move = Callable[[torch.Tensor, torch.device], torch.Tensor]
 Warn = Callable[[str], None]
@@ -199,19 +205,32 @@ def release(device: torch.device) -> None:
     would let a process grow to several times what it uses.
     """
     if device.type == "cpu":
-        trim = _trimmer()
+        trim = _glibc("malloc_trim")
         if trim is not None:
             trim(0)
     elif torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
+def keep_memory() -> None:
+    """Let this process use freed memory again instead of asking the system for new pages.
+
+    glibc gives back whatever is freed at the end of its heap. Where batches of matrices come and
+    go that costs as much time as factorizing them. It concerns the whole process, so that only
+    commands and workers do this, nobody who imports the library.
+    """
+    options = _glibc("mallopt")
+    if options is not None:
+        options(_MMAP_THRESHOLD, _KEPT_PIECE)
+        options(_TRIM_THRESHOLD, _KEPT)
+
+
 @cache
-def _trimmer() -> Callable[[int], int] | None:
-    """Return glibc's malloc_trim, None on other systems."""
+def _glibc(name: str) -> Callable[..., int] | None:
+    """Return a function of glibc that concerns memory, None on other systems."""
     if not sys.platform.startswith("linux"):
         return None
-    found: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    found: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None)
     return found
 
 

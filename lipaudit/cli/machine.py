@@ -34,7 +34,9 @@ class Machine:
         """Hire, the first time; return the arguments `device`, `cache` and `crew` of the API."""
         if self._hired is None:
             from lipaudit import api  # noqa: PLC0415 - torch is imported only for a file
+            from lipaudit.device import keep_memory  # noqa: PLC0415 - the same
 
+            keep_memory()
             crew = api.hired(*self._wanted, device=self.device, wait=self._wait)
             try:
                 self._hired = self._stack.enter_context(crew)

@@ -20,6 +20,7 @@ import torch
 
 from lipaudit.crews.base import LOST, AbstractPool, Answer
 from lipaudit.crews.task import Outcome, Task, perform
+from lipaudit.device import keep_memory
 from lipaudit.errors import NoCrew
 
 GUARD = 'a script that hires must do so under `if __name__ == "__main__":`, in a file'
@@ -131,6 +132,7 @@ def _begin(devices: "SimpleQueue[str]", sharers: int, threads: int, parent: int)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
     torch.set_num_threads(threads)
+    keep_memory()
     _mine.append((devices.get(), sharers))
 
 

@@ -85,6 +85,8 @@ def climbed(
     point = at(theta)
     for _ in range(_STEPS):
         step, promised = _uphill(point, reach)
+        if promised <= _GAIN * point.value:
+            break
         if rival and (
             point.value + _TRUST * promised <= rival.norm**2 * (1.0 + _GAIN)
             or rival.is_near(point.theta)

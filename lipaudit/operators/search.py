@@ -23,7 +23,7 @@ from typing import TypeVar, final
 import torch
 
 from lipaudit.device import Compute, ignore
-from lipaudit.operators.ascent import Peak, climb_above, peak_at, summit_at
+from lipaudit.operators.ascent import Peak, climb, climb_above, peak_at, summit_at
 from lipaudit.operators.batches import in_batches
 from lipaudit.operators.cells import AbstractCells
 from lipaudit.operators.certify import ROOM, crude_upper, proves_below
@@ -52,13 +52,18 @@ _LEAST_BYTES = 1 << 24
 """Memory for cells whatever the budget: an eighth of what the libraries take for themselves."""
 _FREE_FLOPS = 1e7
 """Work that costs no more than a round: cells are split again while they stay below."""
-_CLIMB_FLOPS = 2e7
-"""About what a climb costs, a millisecond: where testing all cells is less, so are their parts."""
+_SCREENED_SIDE = 64
+"""Up to this side a factorization finds out quicker than an estimate which centres are above the
+lower end, so that only those are estimated."""
 _SHORTFALL = 1e-3
 """By how much Lanczos estimates are too low, about, where singular values are close together."""
 _CLOSE_LOOKS = 8
 _EIGEN_FLOPS = 100.0
 """Eigenvalues and vectors of a Hermitian matrix take about 100 n³ real operations."""
+_WORTH_A_TEST = 0.25
+"""Share of cells that may close from which testing them all is less work than splitting them."""
+_SKIPPED_FLOPS = 3e8
+"""Work for the smaller cells up to which larger ones may go untested: flat symbols show late."""
 _GROWTHS = (1.0, 1.001, 1.01, 1.02, 1.05, 1.1, 1.2)
 """How a candidate for the upper end is raised when the work is spent: estimates are low."""
 
@@ -89,7 +94,7 @@ class Search:
 
     def run(self, cells: AbstractCells) -> None:
         """Bring `upper` to a bound of ‖P‖ at all points of the cells, proved."""
-        known = self._look_around(cells)
+        cells, known = self._look_around(cells)
         while len(cells):
             closed, estimates = self._tested(cells, self.upper, known)
             known = None
@@ -122,17 +127,25 @@ class Search:
     def _may_split(self, cells: AbstractCells) -> bool:
         return cells.can_split and fits(cells.most_split, self.compute)
 
-    def _look_around(self, cells: AbstractCells) -> torch.Tensor | None:
+    def _look_around(self, cells: AbstractCells) -> tuple[AbstractCells, torch.Tensor | None]:
         """Climb from the best of the first centres, where any frequency will do.
 
-        Return the estimates at all of them, if there are any.
+        Return the cells to begin with, and the estimates at them where they are known.
         """
-        if not cells.anywhere or len(cells) == 1:
-            return None
+        if not cells.anywhere:
+            return cells, None
         estimates = self._estimates(cells)
         best = int(estimates.argmax())
-        self._climb(cells.centres[best], int(cells.groups[best]))
-        return estimates
+        self._take(climb(self.symbol, cells.centres[best], int(cells.groups[best])))
+        known: torch.Tensor | None = estimates
+        # Cells that would nearly all be split anyway need no test. What is known of the larger
+        # ones tells how the smaller ones will fare.
+        while self._may_split(cells) and cells.most_split * self._flops_each <= _SKIPPED_FLOPS:
+            hopeful = estimates < float(self._limits(cells, self.upper).min())
+            if float(hopeful.double().mean()) >= _WORTH_A_TEST:
+                break
+            cells, known = cells.split(), None
+        return cells, known
 
     def _raise_lower(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
         """Raise the lower end where a centre is higher, or promises to be."""
@@ -140,7 +153,7 @@ class Search:
         estimates = torch.where(cells.hits, estimates, 0.0)
         index = int(estimates.argmax())
         if float(estimates[index]) <= self.peak.value * (1.0 + 1e-9):
-            if len(cells) * self._flops_each <= _CLIMB_FLOPS:
+            if self.symbol.side <= _SCREENED_SIDE:
                 return  # testing their parts costs less than a climb that may lead nowhere
             # Estimates are low where singular values are close together, and so is the centre
             # of a cell with a higher point at its rim.
@@ -162,7 +175,7 @@ class Search:
         Where many singular values lie close together, as after clipping, estimates do not see it,
         and smaller and smaller cells would stay open for nothing.
         """
-        higher = cells.hits & (cells.limits(self.upper) > self.peak.value)
+        higher = cells.hits & (estimates > 0) & (cells.limits(self.upper) > self.peak.value)
         if not bool(higher.any()):
             return
         ranked = torch.where(higher, estimates, -1.0)
@@ -190,22 +203,24 @@ class Search:
 
         return torch.cat(self._batched(work, len(cells)))
 
+    def _promises(self, grams: torch.Tensor) -> torch.Tensor:
+        """Return estimates, or 0 where the norm is seen to be no higher than the lower end."""
+        if self.symbol.side > _SCREENED_SIDE:
+            return estimated_norms(grams)
+        higher = ~proves_below(grams, 0.0, self.peak.value)
+        estimates = torch.zeros(len(grams), dtype=torch.float64)
+        if bool(higher.any()):
+            estimates[higher] = estimated_norms(grams[higher.to(grams.device)]).cpu()
+        return estimates
+
     def _tested(
         self, cells: AbstractCells, upper: float, known: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tell which cells hold nothing above `upper`; and estimates where that is not proved.
 
-        They may be known already.
+        They may be known already; they are 0 where a centre is not above the lower end.
         """
-        # Rounded down, so that the test is at most stricter.
-        limits = cells.limits(upper * (2.0 - ROOM))
-        if math.isfinite(self.grams.variation):
-            # By how much the square at the centre must stay below that of `upper`.
-            margin = cells.angles * self.grams.variation
-            if cells.anywhere:
-                margin = torch.minimum(margin, 2.0 * cells.angles.square() * self.grams.ripple)
-            square = upper * upper * (2.0 - ROOM) - margin * ROOM
-            limits = torch.maximum(limits, square.clamp(min=0.0).sqrt() * (2.0 - ROOM))
+        limits = self._limits(cells, upper)
 
         def work(run: slice, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
             centres, groups = cells.centres[run], cells.groups[run]
@@ -215,11 +230,24 @@ class Search:
             if known is not None:
                 estimates = torch.where(proved, estimates, known[run])
             elif not bool(proved.all()):
-                estimates[~proved] = estimated_norms(matrices[~proved.to(matrices.device)]).cpu()
+                estimates[~proved] = self._promises(matrices[~proved.to(matrices.device)]).cpu()
             return proved, estimates
 
         parts = self._batched(work, len(cells))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+    def _limits(self, cells: AbstractCells, upper: float) -> torch.Tensor:
+        """Return what each centre must stay below for nothing in its cell to exceed `upper`."""
+        # Rounded down, so that the test is at most stricter.
+        limits = cells.limits(upper * (2.0 - ROOM))
+        if not math.isfinite(self.grams.variation):
+            return limits
+        # By how much the square at the centre must stay below that of `upper`.
+        margin = cells.angles * self.grams.variation
+        if cells.anywhere:
+            margin = torch.minimum(margin, 2.0 * cells.angles.square() * self.grams.ripple)
+        square = upper * upper * (2.0 - ROOM) - margin * ROOM
+        return torch.maximum(limits, square.clamp(min=0.0).sqrt() * (2.0 - ROOM))
 
     def _batched(self, work: Callable[[slice, torch.device], Result], count: int) -> list[Result]:
         self._flops_left -= count * self._flops_each
@@ -234,6 +262,8 @@ class Search:
     def _loosen(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
         """End the search: raise the upper end until it holds for every cell that is left."""
         crude = crude_bound(self.symbol)
+        if not bool((estimates > 0).all()):
+            estimates = self._estimates(cells)
         shrinkage = float(cells.limits(1.0).min()) if cells.anywhere else 1.0
         if shrinkage > 0:
             self.upper = max(self.upper, float(estimates.max()) / shrinkage * (1.0 + 1e-6))

@@ -40,21 +40,20 @@ def supremum(symbol: Symbol, compute: Compute) -> Supremum:
     The taps must be of moderate size (`scaling`).
     """
     origin = torch.zeros(len(symbol.radii), dtype=torch.int64)
+    nowhere = Peak(0.0, origin, TURN, 0, torch.zeros(symbol.taps.shape[3], dtype=torch.complex128))
     if not bool(symbol.taps.any()):
-        nothing = torch.zeros(symbol.taps.shape[3], dtype=torch.complex128)
-        return Supremum(Enclosure.exactly(0), Peak(0.0, origin, TURN, 0, nothing))
+        return Supremum(Enclosure.exactly(0), nowhere)
     each = 16.0 * symbol.side**3 / 3.0 + 100.0 * symbol.side**2
-    group = int(torch.linalg.vector_norm(symbol.taps.sum(0), dim=(-2, -1)).argmax())
     with one_thread():
-        start = climb(symbol, origin, group)
         count = Diamonds.expected(symbol.radii, symbol.groups, _FIRST_ANGLE)
         if count * each > _FIRST_FLOPS or not fits(count, compute):
-            return _between(start, crude_bound(symbol))
+            group = int(torch.linalg.vector_norm(symbol.taps.sum(0), dim=(-2, -1)).argmax())
+            return _between(climb(symbol, origin, group), crude_bound(symbol))
         cells, angle = Diamonds.covering(symbol.radii, symbol.groups, _FIRST_ANGLE), _FIRST_ANGLE
         while cells.can_split and 4 * len(cells) * each <= _FREE_FLOPS:
             angle /= 2.0
             cells = Diamonds.covering(symbol.radii, symbol.groups, angle)
-        search = Search(symbol, compute, start, expected=100 + 2 * len(cells))
+        search = Search(symbol, compute, nowhere, expected=100 + 2 * len(cells))
         search.run(cells)
     return _between(search.peak, min(search.upper, crude_bound(symbol)))
 

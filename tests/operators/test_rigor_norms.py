@@ -232,9 +232,7 @@ def test_between_the_frequencies_only_the_cosine_knows(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         search, "climb_above", lambda symbol, at, group, _: peak_at(symbol, at, TURN, group)
     )
-    monkeypatch.setattr(
-        size_free, "climb", lambda symbol, at, group: peak_at(symbol, at, TURN, group)
-    )
+    monkeypatch.setattr(search, "climb", lambda symbol, at, group: peak_at(symbol, at, TURN, group))
     assert supremum_violations() == 0
     # ... unless a cell's centre is taken to speak for the whole cell.
     monkeypatch.setattr(Diamonds, "limits", lambda cells, upper: torch.full((len(cells),), upper))
