@@ -7,16 +7,18 @@ when it runs out of memory the pieces are halved, and at the end the CPU takes o
 
 The calling thread only waits, so that Ctrl-C is answered at once, whatever LAPACK is doing.
 What it waited for is then abandoned: it ends before its next piece, and its threads take no more.
+Only in jobs that are over before anybody would notice does it take its share of the pieces.
 """
 
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 import torch
@@ -158,8 +160,9 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
     worth = math.ceil(WORTH_A_THREAD / job.flops_each)
     alone = getattr(_own, "between_steps", False) and left * job.flops_each < _WORTH_BETWEEN_STEPS
     shared = not _is_helper() and left > 2 * worth and not alone
+    soon = left * job.flops_each < _NOTICEABLE and left * job.bytes_each <= job.compute.max_memory
     if shared:
-        least = min(math.ceil(_WORTH_A_PIECE / job.flops_each), -(-left // threads))
+        least = 1 if soon else min(math.ceil(_WORTH_A_PIECE / job.flops_each), -(-left // threads))
         size = min(size, max(worth, least, -(-left // (_PIECES_EACH * threads))))
         # As many for each thread, and those as large as one another.
         rounds = max(1, round(left / (size * threads)))
@@ -169,6 +172,8 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
         return interruptible(
             lambda: [_guarded(job.work, piece) for piece in pieces], flops=left * job.flops_each
         )
+    if soon:
+        return _side_by_side(job, pieces, threads)
     futures: list[Future[Result]] = []
     done: list[Result] = []
     used = 0
@@ -192,6 +197,41 @@ def _in_threads(job: _Job[Result], first: int) -> list[Result]:
             for future in futures:
                 future.cancel()
     return done
+
+
+def _side_by_side(job: _Job[Result], pieces: Sequence[slice], threads: int) -> list[Result]:
+    """Do pieces on this thread and on helpers, whoever is there first.
+
+    A core that sleeps may take milliseconds to wake up; by then this thread is done with much of
+    a small job, or with all of it, and nobody is waited for.
+    """
+    left = SimpleQueue[int]()
+    for at in range(len(pieces)):
+        left.put(at)
+    done: dict[int, Result] = {}
+
+    def take() -> None:
+        with suppress(Empty):
+            while True:
+                at = left.get_nowait()
+                done[at] = _guarded(job.work, pieces[at])
+
+    abandoned = threading.Event()
+    pool = _pool(os.getpid(), threads)
+    helpers = [pool.submit(_unless, abandoned, take) for _ in range(min(threads, len(pieces)) - 1)]
+    try:
+        with one_thread():
+            take()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
+    finally:
+        if len(done) < len(pieces):
+            abandoned.set()
+            for helper in helpers:
+                helper.cancel()
+    job.compute.tick(pieces[-1].stop / job.count)
+    return [done[at] for at in range(len(pieces))]
 
 
 def _on_device(job: _Job[Result]) -> list[Result]:

@@ -7,9 +7,9 @@ matrix product at every frequency.
 
 import abc
 import math
-from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import product
+from itertools import chain
 from typing import final
 
 import torch
@@ -204,19 +204,21 @@ class PolynomialGrams(AbstractGrams):
         """Work out the coefficients."""
         super().__init__(symbol, compute)
         rows, columns = symbol.taps.shape[2:]
-        taps = symbol.taps if rows <= columns else symbol.taps.mT
-        # PᴴP = Σ K_pᵀ K_q e^{i(o_p - o_q)θ}: the same sum with the offsets' signs turned around.
-        sign = 1 if rows <= columns else -1
-        pairs: dict[Offset, list[tuple[int, int]]] = defaultdict(list)
-        for (p, first), (q, second) in product(enumerate(symbol.offsets), repeat=2):
-            offset = tuple(sign * (a - b) for a, b in zip(first, second, strict=True))
-            if offset >= (0,) * len(offset):
-                pairs[offset].append((p, q))
-        self.offsets = tuple(sorted(pairs))
+        places = sorted(range(len(symbol.offsets)), key=lambda place: symbol.offsets[place])
+        offsets = [symbol.offsets[place] for place in places]
+        taps = symbol.taps[places] if rows <= columns else symbol.taps[places].mT
+        # For every tap, the steps to it and to those behind it.
+        steps = [
+            [tuple(a - b for a, b in zip(later, offset, strict=True)) for later in offsets[at:]]
+            for at, offset in enumerate(offsets)
+        ]
+        self.offsets = tuple(sorted(set(chain.from_iterable(steps))))
         coefficients = interruptible(
-            lambda: torch.stack([_correlated(taps, pairs[offset]) for offset in self.offsets]),
+            lambda: _correlated(taps, steps, self.offsets),
             flops=float(len(taps)) * taps.numel() * taps.shape[2],
         )
+        # PᴴP = Σ K_pᵀ K_q e^{i(o_p - o_q)θ}: the same sum with the offsets' signs turned around.
+        coefficients = coefficients if rows <= columns else coefficients.mT
         # Contiguous, or every evaluation would copy them.
         self._even = (coefficients + coefficients.mT).contiguous()
         # Offset 0 comes first, and its coefficient is its own transpose.
@@ -307,8 +309,13 @@ class PolynomialGrams(AbstractGrams):
         return flat.reshape(-1, *even.shape[1:])
 
 
-def _correlated(taps: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:
-    """Return Σ K_p K_qᵀ over the pairs, as one product of wide matrices for each group."""
-    first = torch.cat([taps[p] for p, _ in pairs], dim=-1)
-    second = torch.cat([taps[q] for _, q in pairs], dim=-1)
-    return first @ second.mT
+def _correlated(
+    taps: torch.Tensor, steps: Sequence[Sequence[Offset]], offsets: tuple[Offset, ...]
+) -> torch.Tensor:
+    """Return Σ K_p K_qᵀ over o_p - o_q = δ for every offset δ; tap q has those steps from it on."""
+    index = {offset: at for at, offset in enumerate(offsets)}
+    total = taps.new_zeros((len(offsets), taps.shape[1], taps.shape[2], taps.shape[2]))
+    for q, ahead in enumerate(steps):
+        products = taps[q:] @ taps[q].mT
+        total.index_add_(0, torch.tensor([index[step] for step in ahead]), products)
+    return total

@@ -21,7 +21,7 @@ from lipaudit.operators.factors import eigenvectors, principal_axes
 Floats = npt.NDArray[np.float64]
 
 _STEPS = 30
-_GAIN = 1e-9
+_GAIN = 1e-8
 """Relative gain below which the climb has arrived."""
 _TRUST = 3.0
 """By how much a top may be higher than the quadratic promises before it counts as hopeless."""

@@ -14,7 +14,7 @@ from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.operators.ascent import Peak, climb
 from lipaudit.operators.batches import one_thread
 from lipaudit.operators.cells import TURN, Diamonds
-from lipaudit.operators.search import Search, crude_bound, fits
+from lipaudit.operators.search import TOLERANCE, Search, crude_bound, fits
 from lipaudit.operators.symbol import Symbol
 
 _FIRST_ANGLE = 1.1
@@ -55,7 +55,10 @@ def supremum(symbol: Symbol, compute: Compute) -> Supremum:
             cells = Diamonds.covering(symbol.radii, symbol.groups, angle)
         search = Search(symbol, compute, nowhere, expected=100 + 2 * len(cells))
         search.run(cells)
-    return _between(search.peak, min(search.upper, crude_bound(symbol)))
+    upper = search.upper
+    if upper > search.peak.value * (1.0 + TOLERANCE):
+        upper = min(upper, crude_bound(symbol))
+    return _between(search.peak, upper)
 
 
 def _between(peak: Peak, upper: float) -> Supremum:

@@ -179,8 +179,13 @@ def roots(
     turns = torch.zeros(
         (frequencies.shape[0], steps.shape[0]), dtype=torch.int64, device=frequencies.device
     )
+    largest = 0
     for axis in range(steps.shape[1]):
-        turns = (turns + frequencies[:, axis, None] * steps[None, :, axis]) % period
+        if largest + period * longest > 1 << 62:
+            turns, largest = turns % period, period
+        turns = turns + frequencies[:, axis, None] * steps[None, :, axis]
+        largest += period * longest
+    turns = turns % period
     centred = torch.where(turns > period // 2, turns - period, turns)
     angle = centred.to(torch.float64) / period * (2.0 * math.pi)
     return torch.cos(angle), torch.sin(angle)

@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -90,19 +92,71 @@ def test_every_item_once_and_in_order(count: int, compute: Compute) -> None:
 def test_small_work_between_steps_stays_on_the_calling_thread(flops: float, alone: bool) -> None:
     def work(run: slice, device: torch.device) -> set[str]:
         del run, device
+        time.sleep(0.05)
         return {threading.current_thread().name}
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with threads(2):
         there = in_batches(work, 16, bytes_each=1, flops_each=flops, compute=CPU)
         with between_steps():
             here = in_batches(work, 16, bytes_each=1, flops_each=flops, compute=CPU)
+    caller = threading.current_thread().name
+    assert set.union(*there) != {caller}
+    assert (set.union(*here) == {caller}) is alone
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let torch have so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
         torch.set_num_threads(before)
-    caller = threading.current_thread().name
-    assert caller not in set.union(*there)
-    assert (set.union(*here) == {caller}) is alone
+
+
+def test_in_a_small_job_nobody_waits_for_a_helper_that_sleeps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Asleep:
+        def submit(self, *_: object) -> Future[None]:
+            return Future()
+
+    monkeypatch.setattr(batches, "_pool", lambda *_: Asleep())
+    with threads(2):
+        found = in_batches(
+            lambda run, _: list(range(40))[run], 40, bytes_each=1, flops_each=1e7, compute=CPU
+        )
+    assert len(found) > 1
+    assert [item for part in found for item in part] == list(range(40))
+
+
+def test_in_a_small_job_the_calling_thread_and_a_helper_work_side_by_side() -> None:
+    both = threading.Barrier(2)
+
+    def work(run: slice, _: torch.device) -> tuple[slice, str, int]:
+        both.wait(20)
+        return run, threading.current_thread().name, torch.get_num_threads()
+
+    with threads(2):
+        found = in_batches(work, 4, bytes_each=1, flops_each=2e7, compute=CPU)
+    assert [run.start for run, _, _ in found] == sorted(run.start for run, _, _ in found)
+    assert len({name for _, name, _ in found}) == 2
+    assert {count for _, _, count in found} == {1}
+
+
+@pytest.mark.parametrize("whose", ["caller", "helper"])
+def test_an_error_in_a_small_job_reaches_the_caller(whose: str) -> None:
+    both, caller = threading.Barrier(2), threading.current_thread().name
+
+    def work(run: slice, _: torch.device) -> None:
+        if run.start < 2:
+            both.wait(20)
+        if (threading.current_thread().name == caller) is (whose == "caller"):
+            raise ArithmeticError
+
+    with threads(2), pytest.raises(ArithmeticError):
+        in_batches(work, 4, bytes_each=1, flops_each=2e7, compute=CPU)
 
 
 def test_pieces_are_halved_until_they_fit() -> None:
@@ -252,11 +306,11 @@ def test_abandoned_work_ends_before_its_next_piece(
     ctrl_c: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, begun = threading.Event(), []
-    threads: set[threading.Thread] = set()
+    workers: set[threading.Thread] = set()
 
     def slow(run: slice, _: torch.device) -> None:
         begun.append(run)
-        threads.add(threading.current_thread())
+        workers.add(threading.current_thread())
         if len(begun) == 1:
             ctrl_c()
         gate.wait(20)
@@ -266,7 +320,7 @@ def test_abandoned_work_ends_before_its_next_piece(
     with pytest.raises(KeyboardInterrupt):
         in_batches(slow, 1000, bytes_each=1 << 20, flops_each=1e10, compute=CPU)
     gate.set()
-    for thread in threads:
+    for thread in workers:
         thread.join(20)
         assert not thread.is_alive()
     assert len(begun) == 1
