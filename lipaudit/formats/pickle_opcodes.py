@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from lipaudit.formats.pickle_machine import MARK, Global, Handler, Machine, Persistent, Record
 
 _LONGEST_INTEGER = 1024
-"""Bytes. The states of random generators take a few dozen; Python writes out no more than 4,300
-digits, which is where a longer one would break whatever mentions it."""
+"""Bytes, and half as many digits as may be written out. The states of random generators take a few
+dozen; Python writes out no more than 4,300 digits unless it is told to, which is where a longer
+integer would break whatever mentions it."""
 
 
 def _push(value: object) -> Handler:

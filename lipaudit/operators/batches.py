@@ -5,9 +5,9 @@ hundred rows that is about twice as fast as one batched LAPACK call with all thr
 half of every factorization cannot be split. On another device they run one after the other;
 when it runs out of memory the pieces are halved, and at the end the CPU takes over.
 
-The calling thread only waits, so that Ctrl-C is answered at once, whatever LAPACK is doing.
-What it waited for is then abandoned: it ends before its next piece, and its threads take no more.
-Only in jobs that are over before anybody would notice does it take its share of the pieces.
+In jobs that anybody would notice the calling thread only waits, so that Ctrl-C is answered at
+once, whatever LAPACK is doing. What it waited for is then abandoned: it ends before its next piece,
+and its threads take no more. In small jobs it takes its share of the pieces.
 """
 
 import math
@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from queue import Empty, SimpleQueue
@@ -48,7 +48,7 @@ _own = threading.local()
 """Of each thread: how many it had outside of `one_thread`; whether it is `between_steps`; who may
 abandon its work."""
 _NOTICEABLE = 1e9
-"""Work of a single call below which nobody notices that it cannot be interrupted."""
+"""Work of a call, or of a whole job, below which nobody notices that it cannot be interrupted."""
 
 
 def in_batches(
@@ -62,6 +62,7 @@ def in_batches(
     """Return the results of `work` on consecutive runs of range(count), in order.
 
     `work` gets a run and the device to do it on; one item takes about so much memory and work.
+    It may be called on any thread, so that nothing may depend on what torch keeps for each of them.
     """
     if count == 0:
         return []
@@ -210,16 +211,24 @@ def _side_by_side(job: _Job[Result], pieces: Sequence[slice], threads: int) -> l
         left.put(at)
     done: dict[int, Result] = {}
 
-    def take() -> None:
-        with suppress(Empty):
-            while True:
-                at = left.get_nowait()
-                done[at] = _guarded(job.work, pieces[at])
+    ended = threading.Event()
 
-    abandoned = threading.Event()
-    pool = _pool(os.getpid(), threads)
-    helpers = [pool.submit(_unless, abandoned, take) for _ in range(min(threads, len(pieces)) - 1)]
+    def take() -> None:
+        try:
+            while not ended.is_set():
+                try:
+                    at = left.get_nowait()
+                except Empty:
+                    return
+                done[at] = _guarded(job.work, pieces[at])
+        except BaseException:
+            ended.set()  # for the others too
+            raise
+
+    helpers: list[Future[None]] = []
     try:
+        pool = _pool(os.getpid(), threads)
+        helpers.extend(pool.submit(take) for _ in range(min(threads, len(pieces)) - 1))
         with one_thread():
             take()
         for helper in helpers:
@@ -227,7 +236,7 @@ def _side_by_side(job: _Job[Result], pieces: Sequence[slice], threads: int) -> l
                 helper.result()
     finally:
         if len(done) < len(pieces):
-            abandoned.set()
+            ended.set()
             for helper in helpers:
                 helper.cancel()
     job.compute.tick(pieces[-1].stop / job.count)

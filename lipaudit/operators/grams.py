@@ -206,7 +206,8 @@ class PolynomialGrams(AbstractGrams):
         rows, columns = symbol.taps.shape[2:]
         places = sorted(range(len(symbol.offsets)), key=lambda place: symbol.offsets[place])
         offsets = [symbol.offsets[place] for place in places]
-        taps = symbol.taps[places] if rows <= columns else symbol.taps[places].mT
+        taps = symbol.taps if places == list(range(len(places))) else symbol.taps[places]
+        taps = taps if rows <= columns else taps.mT
         # For every tap, the steps to it and to those behind it.
         steps = [
             [tuple(a - b for a, b in zip(later, offset, strict=True)) for later in offsets[at:]]

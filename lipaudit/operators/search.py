@@ -63,7 +63,7 @@ _EIGEN_FLOPS = 100.0
 _WORTH_A_TEST = 0.25
 """Share of cells that may close from which testing them all is less work than splitting them."""
 _SKIPPED_FLOPS = 3e8
-"""Work for the smaller cells up to which larger ones may go untested: flat symbols show late."""
+"""Work for the smaller cells up to which larger ones may go untested: a few centres may mislead."""
 _GROWTHS = (1.0, 1.001, 1.01, 1.02, 1.05, 1.1, 1.2)
 """How a candidate for the upper end is raised when the work is spent: estimates are low."""
 
@@ -78,7 +78,10 @@ class Search:
     """The state of one branch and bound: the bounds so far and the work spent."""
 
     def __init__(self, symbol: Symbol, compute: Compute, peak: Peak, *, expected: int) -> None:
-        """Begin with a point of the set as the lower end, expecting so many cells."""
+        """Begin with a point of the set as the lower end, expecting so many cells.
+
+        Its value may be 0 where the first centres will give a better one.
+        """
         self.symbol = symbol
         # How much is left of a search nobody knows; its batches are no measure of it.
         self.compute = replace(compute, tick=ignore)
@@ -134,14 +137,18 @@ class Search:
         """
         if not cells.anywhere:
             return cells, None
-        estimates = self._estimates(cells)
-        best = int(estimates.argmax())
+        seen = self._estimates(cells)
+        best = int(seen.argmax())
         self._take(climb(self.symbol, cells.centres[best], int(cells.groups[best])))
-        known: torch.Tensor | None = estimates
-        # Cells that would nearly all be split anyway need no test. What is known of the larger
-        # ones tells how the smaller ones will fare.
-        while self._may_split(cells) and cells.most_split * self._flops_each <= _SKIPPED_FLOPS:
-            hopeful = estimates < float(self._limits(cells, self.upper).min())
+        known: torch.Tensor | None = seen
+        # Cells that would nearly all be split anyway need no test. What was seen at the centres of
+        # the first ones tells how smaller ones will fare, if it would show that they are flat.
+        while (
+            math.isfinite(self.grams.variation)
+            and self._may_split(cells)
+            and cells.most_split * self._flops_each <= _SKIPPED_FLOPS
+        ):
+            hopeful = seen < float(self._limits(cells, self.upper).min())
             if float(hopeful.double().mean()) >= _WORTH_A_TEST:
                 break
             cells, known = cells.split(), None
@@ -154,7 +161,9 @@ class Search:
         index = int(estimates.argmax())
         if float(estimates[index]) <= self.peak.value * (1.0 + 1e-9):
             if self.symbol.side <= _SCREENED_SIDE:
-                return  # testing their parts costs less than a climb that may lead nowhere
+                # Screened centres are no higher, but for what an estimate falls short by; testing
+                # smaller cells costs less than a climb that may lead nowhere.
+                return
             # Estimates are low where singular values are close together, and so is the centre
             # of a cell with a higher point at its rim.
             around = cells.around(self.peak.frequency, self.peak.group)
@@ -263,7 +272,7 @@ class Search:
         """End the search: raise the upper end until it holds for every cell that is left."""
         crude = crude_bound(self.symbol)
         if not bool((estimates > 0).all()):
-            estimates = self._estimates(cells)
+            estimates = self._estimates(cells)  # screened centres have none
         shrinkage = float(cells.limits(1.0).min()) if cells.anywhere else 1.0
         if shrinkage > 0:
             self.upper = max(self.upper, float(estimates.max()) / shrinkage * (1.0 + 1e-6))

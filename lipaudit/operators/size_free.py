@@ -40,9 +40,11 @@ def supremum(symbol: Symbol, compute: Compute) -> Supremum:
     The taps must be of moderate size (`scaling`).
     """
     origin = torch.zeros(len(symbol.radii), dtype=torch.int64)
-    nowhere = Peak(0.0, origin, TURN, 0, torch.zeros(symbol.taps.shape[3], dtype=torch.complex128))
+    any_vector = torch.zeros(symbol.taps.shape[3], dtype=torch.complex128)
+    any_vector[:1] = 1.0
+    lowest = Peak(0.0, origin, TURN, 0, any_vector)
     if not bool(symbol.taps.any()):
-        return Supremum(Enclosure.exactly(0), nowhere)
+        return Supremum(Enclosure.exactly(0), lowest)
     each = 16.0 * symbol.side**3 / 3.0 + 100.0 * symbol.side**2
     with one_thread():
         count = Diamonds.expected(symbol.radii, symbol.groups, _FIRST_ANGLE)
@@ -53,7 +55,7 @@ def supremum(symbol: Symbol, compute: Compute) -> Supremum:
         while cells.can_split and 4 * len(cells) * each <= _FREE_FLOPS:
             angle /= 2.0
             cells = Diamonds.covering(symbol.radii, symbol.groups, angle)
-        search = Search(symbol, compute, nowhere, expected=100 + 2 * len(cells))
+        search = Search(symbol, compute, lowest, expected=100 + 2 * len(cells))
         search.run(cells)
     upper = search.upper
     if upper > search.peak.value * (1.0 + TOLERANCE):
