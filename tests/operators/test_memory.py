@@ -123,4 +123,4 @@ def test_batches_get_the_pages_of_the_last_one_where_the_process_keeps_them() ->
         return int(done.stdout)
 
     # A batch is 13 MB: 3,200 pages, for as long as each gets its own.
-    assert faults("kept") < 100 < faults("as it is")
+    assert faults("kept") < 500 < faults("as it is")
