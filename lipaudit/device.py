@@ -26,8 +26,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_PIECE = 1 << 25
 """Bytes of a tensor from which on it has pages of its own, which go when it does: glibc's most."""
 _KEPT = 1 << 25
-"""Free bytes that each thread keeps at the end of its heap: twice what a piece of a batch takes.
-One heap for all would keep less, but threads then wait for it: a tenth of the time."""
+"""Free bytes at the end of a thread's heap up to which none are given back: twice what a piece of
+a batch takes. One heap for all threads would make them wait for it: a tenth of the time."""
 
 Move = Callable[[torch.Tensor, torch.device], torch.Tensor]
 Warn = Callable[[str], None]

@@ -235,41 +235,15 @@ class Walk:
     def _next(self, end: int) -> _Run:
         """Step over the next field."""
         start = self.position
-        run = self._short(start, end)
-        if run is not None:
-            return run
         number, wire = self.key(end)
         data, stop = self.skip(wire, end)
         return _Run(number, start, data, stop, wire == BYTES)
 
-    def _short(self, start: int, end: int) -> _Run | None:
-        """Step over a field whose key and size (if it has one) take a byte each: nearly all do."""
-        at = start - self._base
-        if at < 0 or at + 2 > len(self._window):
-            return None
-        key, size = self._window[at], self._window[at + 1]
-        wire, data = key & 7, start + 1
-        if wire in _FIXED_SIZES:
-            stop = data + _FIXED_SIZES[wire]
-        elif size >= 0x80 or wire not in {BYTES, _VARINT}:
-            return None
-        else:
-            data += wire == BYTES
-            stop = start + 2 + (size if wire == BYTES else 0)
-        if not 8 <= key < 0x80 or stop > end:
-            return None
-        self._count_field()
-        self.position = stop
-        return _Run(key >> 3, start, data, stop, wire == BYTES)
-
-    def _count_field(self) -> None:
+    def key(self, end: int) -> tuple[int, int]:
+        """Read the number and wire type of the next field."""
         self._fields += 1
         if self._fields > _MAX_FIELDS:
             raise self._unsafe(f"more than {_MAX_FIELDS:,} protobuf fields", "onnx-fields")
-
-    def key(self, end: int) -> tuple[int, int]:
-        """Read the number and wire type of the next field."""
-        self._count_field()
         key = self.varint(end)
         if not 0 < key >> 3 <= _LAST_NUMBER:
             raise self._malformed(f"field number {key >> 3:,}", self.position)
