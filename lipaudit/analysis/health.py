@@ -23,7 +23,7 @@ from lipaudit.operators.geometry import ConvGeometry
 from lipaudit.version import __version__
 
 NEEDED = ("torch", "numpy", "onnx", "safetensors", "typer", "rich")
-EXTRAS: Mapping[str, str] = {"threadpoolctl": "fast", "matplotlib": "plot"}
+EXTRAS: Mapping[str, str] = {"matplotlib": "plot"}
 """Library -> the extra of lipaudit that brings it."""
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _CGROUP = Path("/sys/fs/cgroup/memory.max")

@@ -16,7 +16,8 @@ import torch
 from lipaudit.device import Compute
 from lipaudit.operators import lapack
 from lipaudit.operators.batches import in_batches
-from lipaudit.operators.factors import NotConverged, decomposed
+from lipaudit.operators.factors import decomposed
+from lipaudit.operators.lapack import NotConverged
 
 _EIGEN_FLOPS = 100.0
 """Eigenvalues and vectors of a complex Hermitian matrix take about 100 n³ real operations."""
@@ -107,7 +108,7 @@ def _beyond(matrices: torch.Tensor, limit: float) -> Beyond:
     tried = torch.nonzero(~(outside | (norms <= limit))).squeeze(-1)
     if len(tried):
         ceiling = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) * limit**2
-        fits = torch.linalg.cholesky_ex(ceiling - _picked(gram, tried)).info == 0
+        fits = lapack.have_factors(ceiling - _picked(gram, tried))
         norms[tried[fits]] = limit
     some = torch.nonzero(~(norms <= limit)).squeeze(-1)
     if len(some) == len(matrices):

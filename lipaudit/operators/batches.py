@@ -25,6 +25,7 @@ import torch
 
 from lipaudit.device import CPU, Compute, ran_out_of_memory, release
 from lipaudit.errors import NotCertified
+from lipaudit.operators.lapack import numpy_on_one_thread
 
 Result = TypeVar("Result")
 
@@ -34,7 +35,7 @@ _LEAST = 16
 """Items of one piece all the same, as far as memory allows: neighbours share partial sums."""
 _PIECES_EACH = 4
 """Pieces for each thread at least, or one of them would wait long for the last."""
-WORTH_A_THREAD = 1e7
+WORTH_A_THREAD = 2e7
 """Work (operations) of a piece below which handing it to another thread costs more than it
 gains: Python's threads take turns between the calls into torch."""
 _WORTH_A_PIECE = 3e8
@@ -67,7 +68,9 @@ def in_batches(
     if count == 0:
         return []
     job = _Job(work, count, max(bytes_each, 1), max(flops_each, 1.0), compute)
-    return _in_threads(job, 0) if compute.on_cpu else _on_device(job)
+    # Wherever it is done: what a device has no room for is done here.
+    with numpy_on_one_thread():
+        return _in_threads(job, 0) if compute.on_cpu else _on_device(job)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ import torch
 
 from lipaudit.enclosure import Enclosure, Rigor
 from lipaudit.errors import NotCertified
+from lipaudit.operators import lapack
 from lipaudit.operators.factors import largest_eigenvalues
 from lipaudit.operators.scaling import normalised, rescaled
 
@@ -143,13 +144,12 @@ def proves_below(
     )
     matrix = -grams
     matrix.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    pivots = factor.diagonal(dim1=-2, dim2=-1).real
-    proved: torch.Tensor = (
-        (info == 0) & torch.isfinite(pivots).all(-1) & torch.isfinite(error) & (shift > 0)
-    )
-    if not trusted(grams):
-        proved &= factor_residual(matrix, factor) <= factorization
+    possible = torch.isfinite(error) & (shift > 0)
+    if trusted(grams):
+        return lapack.have_factors(matrix) & possible
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    known = factor_residual(matrix, factor) <= factorization
+    proved: torch.Tensor = (failed == 0) & known & possible
     return proved.cpu()
 
 

@@ -29,7 +29,8 @@ from lipaudit.operators.certify import (
     svd_radius,
     widened,
 )
-from lipaudit.operators.factors import NotConverged, decomposed, largest_eigenvalues
+from lipaudit.operators.factors import decomposed, largest_eigenvalues
+from lipaudit.operators.lapack import NotConverged
 from lipaudit.operators.scaled import scaled_leading, scaled_spectrum
 from lipaudit.operators.scaling import in_double, normalised, rescaled
 from lipaudit.operators.spectrum import Leading, Spectrum, gram_accuracy

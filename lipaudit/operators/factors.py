@@ -15,11 +15,10 @@ import numpy.typing as npt
 import torch
 
 from lipaudit.operators import lapack
+from lipaudit.operators.lapack import NotConverged
 
 Floats = npt.NDArray[np.float64]
 
-NotConverged = torch.linalg.LinAlgError  # type: ignore[attr-defined]  # documented, not in the stubs
-"""What LAPACK's wrappers raise when an iteration does not converge."""
 _SQUARINGS = 30
 """After so many an eigenvalue that is smaller by one part in 10^8 is gone."""
 
@@ -49,7 +48,10 @@ def decomposed(matrices: torch.Tensor) -> Factors | None:
 
 
 def values_from_gram(grams: torch.Tensor) -> torch.Tensor | None:
-    """Return √ of the eigenvalues of Gram matrices, None when LAPACK does not converge."""
+    """Return √ of the eigenvalues of Gram matrices, None when LAPACK does not converge.
+
+    The matrices may be overwritten.
+    """
     try:
         return lapack.eigenvalues(grams).clamp(min=0).sqrt()
     except NotConverged:

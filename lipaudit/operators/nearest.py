@@ -30,6 +30,7 @@ from lipaudit.operators.base import Shape
 from lipaudit.operators.batches import in_batches
 from lipaudit.operators.entries import Entries
 from lipaudit.operators.factors import largest_eigenvalues
+from lipaudit.operators.lapack import have_factors
 from lipaudit.operators.sampled import Sampled
 from lipaudit.operators.symbol import Symbol
 
@@ -244,7 +245,7 @@ class _Task:
             wide = found.shape[-2] <= found.shape[-1]
             gram = found @ found.mH if wide else found.mH @ found
             room = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device) - gram
-            inside = torch.linalg.cholesky_ex(room).info == 0
+            inside = have_factors(room)
             norms = torch.where(inside, _INSIDE, 0.0).to(found.real)
             norms[~inside] = largest_eigenvalues(gram[~inside]).clamp(min=0.0).sqrt()
             return norms.cpu()

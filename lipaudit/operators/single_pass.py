@@ -27,7 +27,6 @@ from lipaudit.operators.ball import COPIES, beyond
 from lipaudit.operators.base import Shape
 from lipaudit.operators.batches import in_batches, one_thread
 from lipaudit.operators.geometry import ConvGeometry
-from lipaudit.operators.lapack import numpy_on_one_thread
 from lipaudit.operators.strided import places, polyphase
 from lipaudit.operators.symbol import Offset, Symbol
 from lipaudit.operators.torus_spectrum import half_grid
@@ -151,7 +150,7 @@ class Torus:
         The norms, (frequencies, groups), are those of `Beyond.norms`. With `chosen` only these
         frequencies (indices) are looked at; the others must lie inside the ball.
         """
-        with one_thread(), numpy_on_one_thread():
+        with one_thread():
             symbol = polyphase(kernel.to(precision(kernel, limit)), self.geometry)
             whole, period, multiplicity = self._half
             frequencies = whole if chosen is None else whole[chosen]

@@ -21,7 +21,6 @@ from lipaudit.operators.batches import in_batches, one_thread
 from lipaudit.operators.certify import check_finite, svd_radius
 from lipaudit.operators.factors import decomposed, values_directly, values_from_gram
 from lipaudit.operators.grams import choose_grams
-from lipaudit.operators.lapack import numpy_on_one_thread
 from lipaudit.operators.spectrum import Spectrum, gram_accuracy
 from lipaudit.operators.symbol import Symbol
 
@@ -60,7 +59,7 @@ def torus_spectrum(
         return None
     # Threads of torch's own would spin for a while after each small operation, and take the
     # cores from those that decompose.
-    with one_thread(), numpy_on_one_thread():
+    with one_thread():
         check_finite(symbol.taps)
         found = _decomposed(symbol, sizes, compute) if proves else None
         found = found or _values(symbol, sizes, compute)

@@ -16,7 +16,7 @@ from lipaudit.operators import dense
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.dense import BlockDiagonalOperator, DenseOperator
 from lipaudit.operators.diagonal import DiagonalOperator
-from lipaudit.operators.factors import NotConverged
+from lipaudit.operators.lapack import NotConverged
 from lipaudit.operators.scaled import ScaledOperator
 from tests import oracles
 

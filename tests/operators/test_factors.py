@@ -12,8 +12,9 @@ from lipaudit.enclosure import Rigor
 from lipaudit.operators.base import AbstractLinearOperator
 from lipaudit.operators.convolution import convolution
 from lipaudit.operators.dense import BlockDiagonalOperator, DenseOperator
-from lipaudit.operators.factors import NotConverged, eigenvectors, largest_eigenvalues
+from lipaudit.operators.factors import eigenvectors, largest_eigenvalues
 from lipaudit.operators.geometry import ConvGeometry, PaddingMode
+from lipaudit.operators.lapack import NotConverged
 
 NORMS = choose("cpu", full_spectra=False)
 PLAIN = ConvGeometry((1, 1), ((1, 1), (1, 1)), (1, 1))

@@ -1,14 +1,18 @@
 """Two LAPACKs, one result."""
 
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 
 from lipaudit.device import choose
 from lipaudit.operators import lapack
+from lipaudit.operators.certify import product_constant
 from lipaudit.operators.convolution import as_circular, convolution
 from lipaudit.operators.geometry import ConvGeometry
+from lipaudit.operators.openblas import OpenBlas, openblas
 
 
 def matrices(*shape: int) -> torch.Tensor:
@@ -16,20 +20,20 @@ def matrices(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.complex128)
 
 
+@pytest.fixture
+def numpys() -> OpenBlas:
+    """Return NumPy's library; most installations have it."""
+    found = openblas()
+    if found is None:
+        pytest.skip("this NumPy is not linked to an OpenBLAS with 64-bit integers")
+    return found
+
+
 @pytest.fixture(params=["NumPy's", "torch's"])
 def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take one of the two, whatever this machine prefers."""
-
-    class Unlimited:
-        """Is there, and has as many threads as it likes."""
-
-        def limit(self, limits: int) -> AbstractContextManager[None]:
-            """Do nothing of the kind."""
-            assert limits == 1
-            return nullcontext()
-
-    chosen = Unlimited() if request.param == "NumPy's" else None
-    monkeypatch.setattr(lapack, "_openblas", lambda: chosen)
+    chosen = request.getfixturevalue("numpys") if request.param == "NumPy's" else None
+    monkeypatch.setattr(lapack, "_quicker", lambda: chosen)
 
 
 @pytest.mark.usefixtures("library")
@@ -44,14 +48,87 @@ def test_gram_and_its_eigenvalues(side: int) -> None:
     assert float((found - truth).abs().max()) <= 1e-13 * side * float(truth.max())
 
 
-def test_threads_are_given_back() -> None:
-    library = lapack._openblas()
-    if library is None:
-        pytest.skip("NumPy's library is not used here: no threadpoolctl, or torch's is as quick")
-    before = [each.num_threads for each in library.lib_controllers]
-    with lapack.numpy_on_one_thread():
-        assert [each.num_threads for each in library.lib_controllers] == [1] * len(before)
-    assert [each.num_threads for each in library.lib_controllers] == before
+@pytest.mark.parametrize("side", [640, 700])
+def test_eigenvalues_over_a_band_in_two_threads(side: int, numpys: OpenBlas) -> None:
+    wide = matrices(2, side, side)
+    truth = torch.linalg.svdvals(wide).square().flip(-1)
+    grams = wide @ wide.mH
+    with numpys.on_one_thread(), ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(numpys.eigenvalues, [grams[:1].clone(), grams[1:].clone()]))
+    for values, expected in zip(found, truth, strict=True):
+        assert values is not None
+        assert float((values[0] - expected).abs().max()) <= 1e-13 * side * float(truth.max())
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+@pytest.mark.parametrize("side", [1, 5, 31, 100])
+def test_what_has_a_factor(side: int, dtype: torch.dtype) -> None:
+    wide = matrices(5, side, side + 7)
+    grams = (wide @ wide.mH).to(dtype)
+    top = torch.linalg.eigvalsh(grams[1])[-1]
+    grams[1] -= (1.01 * top) * torch.eye(side)
+    grams[2] *= 0.0
+    grams[3, 0, side - 1] = grams[3, side - 1, 0] = torch.nan
+    before = grams.clone()
+    assert lapack.have_factors(grams.clone()).tolist() == [True, False, False, False, True]
+    # A view that stands for the conjugates has to be read as these.
+    assert lapack.have_factors(before.conj()).tolist() == [True, False, False, False, True]
+
+
+def test_a_factor_is_as_near_as_the_proof_allows(numpys: OpenBlas) -> None:
+    # |L Lᴴ - M| <= g|L||L|ᴴ (Higham 10.3), in arithmetic of 64 bits.
+    for side in (1, 7, 32, 65, 130):
+        for scale in (1.0, 1e-3, 0.0):  # down to singular ones, but for a little
+            wide = matrices(side, side + 1) * torch.logspace(0, -6 * (1 - scale), side)[:, None]
+            matrix = wide @ wide.mH + 1e-12 * torch.eye(side)
+            factors = matrix.clone().unsqueeze(0)
+            assert numpys.factorize(factors).tolist() == [0]
+            # It took rows for columns: the factor is above the diagonal, of the conjugate.
+            lower = factors[0].triu().mT.numpy().astype(np.clongdouble)
+            stored = matrix.mT.numpy().astype(np.clongdouble)
+            off = np.abs(lower @ lower.conj().T - stored)
+            allowed = np.abs(lower) @ np.abs(lower).T
+            assert (off <= product_constant(side + 2, is_complex=True) * allowed).all()
+
+
+def test_what_does_not_converge_is_said(numpys: OpenBlas, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lapack, "_quicker", lambda: numpys)
+    endless = torch.full((1, 100, 100), torch.nan, dtype=torch.complex128)
+    with pytest.raises(lapack.NotConverged, match="did not converge"):
+        lapack.eigenvalues(endless)
+
+
+def test_only_contiguous_matrices_are_overwritten(numpys: OpenBlas) -> None:
+    with pytest.raises(ValueError, match="where they are"):
+        numpys.factorize(matrices(2, 30, 30).mT)
+
+
+def test_threads_are_given_back(numpys: OpenBlas) -> None:
+    before = numpys.threads
+    numpys._allow(2)
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> int:
+        with numpys.on_one_thread():
+            entered.set()
+            assert left.wait(60)
+            return numpys.threads
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            with numpys.on_one_thread():
+                during = pool.submit(other)
+                assert entered.wait(60)
+                assert numpys.threads == 1
+            # Whoever is first to leave takes nothing away from the other.
+            assert numpys.threads == 1
+            left.set()
+            assert during.result() == 1
+            assert numpys.threads == 2
+        finally:
+            left.set()
+            numpys._allow(before)
 
 
 @pytest.mark.usefixtures("library")
