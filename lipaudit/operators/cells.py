@@ -85,10 +85,6 @@ class AbstractCells(abc.ABC):
         """ρ of each cell (module docstring), rounded up."""
 
     @abc.abstractmethod
-    def around(self, frequency: torch.Tensor, group: int) -> torch.Tensor:
-        """Mark the cells close to ±frequency (in units of 2π/`period`)."""
-
-    @abc.abstractmethod
     def limits(self, upper: float) -> torch.Tensor:
         """Return for each cell what its centre must stay below for nothing to exceed `upper`.
 
@@ -174,16 +170,6 @@ class Diamonds(AbstractCells):
     def angles(self) -> torch.Tensor:
         """See `AbstractCells.angles`."""
         return torch.full((len(self),), self.angle + _ANGLE_ROOM, dtype=torch.float64)
-
-    def around(self, frequency: torch.Tensor, group: int) -> torch.Tensor:
-        """See `AbstractCells.around`: within two angles."""
-        nearest = torch.full((len(self),), math.inf, dtype=torch.float64)
-        weights = torch.tensor(self.radii, dtype=torch.float64) * (2.0 * math.pi / TURN)
-        for sign in (1, -1):
-            away = (self.centres - sign * frequency) % TURN
-            away = torch.minimum(away, TURN - away)
-            nearest = torch.minimum(nearest, away.to(torch.float64) @ weights)
-        return (nearest <= 2.0 * self.angle) & (self.groups == group)
 
     def split(self) -> "Diamonds":
         """See `AbstractCells.split`: every half length is halved."""
@@ -335,13 +321,6 @@ class GridBlocks(AbstractCells):
         )
         angles = ((self.count - 1).to(torch.float64) * steps).sum(-1)
         return torch.where(angles > 0, angles + _ANGLE_ROOM, 0.0)
-
-    def around(self, frequency: torch.Tensor, group: int) -> torch.Tensor:
-        """See `AbstractCells.around`: the very point."""
-        same = (self.centres == frequency).all(-1) | (self.centres == -frequency % self.period).all(
-            -1
-        )
-        return same & (self.groups == group) & self.hits
 
     def limits(self, upper: float) -> torch.Tensor:
         """See `AbstractCells.limits`."""

@@ -52,11 +52,6 @@ _LEAST_BYTES = 1 << 24
 """Memory for cells whatever the budget: an eighth of what the libraries take for themselves."""
 _FREE_FLOPS = 1e7
 """Work that costs no more than a round: cells are split again while they stay below."""
-_SCREENED_SIDE = 64
-"""Up to this side a factorization finds out quicker than an estimate which centres are above the
-lower end, so that only those are estimated."""
-_SHORTFALL = 1e-3
-"""By how much Lanczos estimates are too low, about, where singular values are close together."""
 _CLOSE_LOOKS = 8
 _EIGEN_FLOPS = 100.0
 """Eigenvalues and vectors of a Hermitian matrix take about 100 n³ real operations."""
@@ -155,23 +150,14 @@ class Search:
         return cells, known
 
     def _raise_lower(self, cells: AbstractCells, estimates: torch.Tensor) -> None:
-        """Raise the lower end where a centre is higher, or promises to be."""
+        """Raise the lower end where a centre is higher."""
         self._look_closely(cells, estimates)
         estimates = torch.where(cells.hits, estimates, 0.0)
         index = int(estimates.argmax())
         if float(estimates[index]) <= self.peak.value * (1.0 + 1e-9):
-            if self.symbol.side <= _SCREENED_SIDE:
-                # Screened centres are no higher, but for what an estimate falls short by; testing
-                # smaller cells costs less than a climb that may lead nowhere.
-                return
-            # Estimates are low where singular values are close together, and so is the centre
-            # of a cell with a higher point at its rim.
-            around = cells.around(self.peak.frequency, self.peak.group)
-            promising = torch.where(around, 0.0, estimates)
-            index = int(promising.argmax())
-            rim = float(cells.limits(self.peak.value)[index]) * (1.0 - _SHORTFALL)
-            if not float(promising[index]) > rim:
-                return
+            # Screened centres are no higher, but for what an estimate falls short by; testing
+            # smaller cells costs less than a climb that may lead nowhere.
+            return
         centre, group = cells.centres[index], int(cells.groups[index])
         if cells.anywhere:
             self._climb(centre, group)
@@ -213,9 +199,10 @@ class Search:
         return torch.cat(self._batched(work, len(cells)))
 
     def _promises(self, grams: torch.Tensor) -> torch.Tensor:
-        """Return estimates, or 0 where the norm is seen to be no higher than the lower end."""
-        if self.symbol.side > _SCREENED_SIDE:
-            return estimated_norms(grams)
+        """Return estimates, or 0 where the norm is seen to be no higher than the lower end.
+
+        A factorization finds that out quicker than an estimate.
+        """
         higher = ~proves_below(grams, 0.0, self.peak.value)
         estimates = torch.zeros(len(grams), dtype=torch.float64)
         if bool(higher.any()):
