@@ -17,7 +17,6 @@ the search needed, so the floor is that of this algorithm and says nothing about
 
 import math
 from dataclasses import dataclass
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -26,7 +25,9 @@ from report import table, time_cell
 from timing import Contestant, race, seconds
 
 from lipaudit.device import Compute
+from lipaudit.operators import certify, search
 from lipaudit.operators.base import Norm
+from lipaudit.operators.certify import proves_below
 from lipaudit.operators.convolution import convolution
 from lipaudit.operators.geometry import ConvGeometry
 
@@ -210,12 +211,11 @@ def _counted(
     """Run the audit once and count; return factorizations and the flops of the floor."""
     total, flops = 0, 0.0
     for layer, kernel in zip(layers, kernels, strict=True):
-        factorized = _factorized(layer, kernel, compute, sized=sized)
         per_axis, side, other = layer.taps()
         taps = per_axis**2
         flops += taps * (taps + 1) / 2 * 2.0 * side**2 * other
-        for matrix_side, count in factorized:
-            evaluated = 2.0 * (2 * per_axis - 1) ** 2 * matrix_side**2
+        for matrix_side, count, screens in _factorized(layer, kernel, compute, sized=sized):
+            evaluated = 0.0 if screens else 2.0 * (2 * per_axis - 1) ** 2 * matrix_side**2
             flops += count * (evaluated + 4.0 / 3.0 * matrix_side**3)
             total += count
     return total, flops
@@ -223,16 +223,25 @@ def _counted(
 
 def _factorized(
     layer: Layer, kernel: torch.Tensor, compute: Compute, *, sized: bool
-) -> list[tuple[int, int]]:
-    """Return (side, matrices) of every call of Cholesky in the audit of one layer."""
-    real, calls = torch.linalg.cholesky_ex, []
+) -> list[tuple[int, int, bool]]:
+    """Return (side, matrices, screens) of every batch of proofs in the audit of one layer.
 
-    def counting(matrices: torch.Tensor, **options: Any) -> Any:
+    What screens the open centres takes the matrices that are there.
+    """
+    calls = []
+
+    def counting(
+        grams: torch.Tensor, error: torch.Tensor | float, bound: torch.Tensor | float
+    ) -> torch.Tensor:
         """Note the shape and go on."""
-        calls.append((matrices.shape[-1], math.prod(matrices.shape[:-2])))
-        return real(matrices, **options)
+        screens = isinstance(error, float) and error == 0
+        calls.append((grams.shape[-1], math.prod(grams.shape[:-2]), screens))
+        return proves_below(grams, error, bound)
 
-    with patch.object(torch.linalg, "cholesky_ex", counting):
+    with (
+        patch.object(certify, "proves_below", counting),
+        patch.object(search, "proves_below", counting),
+    ):
         _audit([layer], [kernel], compute, sized=sized)
     return calls
 

@@ -176,16 +176,17 @@ class Diamonds(AbstractCells):
         axes = self.centres.shape[1]
         quarter = tuple(h // 2 for h in self.half)
         steps = [_step(axes, axis, q) for axis, q in zip(self.moving, quarter, strict=True)]
+        nowhere = (0,) * axes
         if len(steps) > 1:
             # A diamond consists of four, whose centres lie half-way to its corners.
-            moves = [steps[0], -steps[0], steps[1], -steps[1]]
+            moves = [*_both_ways(nowhere, steps[0]), *_both_ways(nowhere, steps[1])]
             straight = steps[2:]
         else:
-            moves, straight = [torch.zeros(axes, dtype=torch.int64)], steps
+            moves, straight = [nowhere], steps
         for step in straight:
-            moves = [move + sign * step for move in moves for sign in (1, -1)]
-        shifts = torch.stack(moves)
-        centres = (self.centres[:, None, :] + shifts[None, :, :]).reshape(-1, axes) % TURN
+            moves = [moved for move in moves for moved in _both_ways(move, step)]
+        shifts = torch.tensor(moves, dtype=torch.int64)
+        centres = (self.centres[:, None, :] + shifts).reshape(-1, axes) % TURN
         groups = self.groups.repeat_interleave(len(moves))
         return Diamonds(centres, groups, self.radii, quarter, self.moving, self.angle / 2.0)
 
@@ -364,10 +365,14 @@ def _angle_of(half: tuple[int, ...], moving: tuple[int, ...], radii: tuple[float
     return sum(parts)
 
 
-def _step(axes: int, axis: int, size: int) -> torch.Tensor:
-    step = torch.zeros(axes, dtype=torch.int64)
-    step[axis] = size
-    return step
+def _step(axes: int, axis: int, size: int) -> Shape:
+    return tuple(size if at == axis else 0 for at in range(axes))
+
+
+def _both_ways(place: Shape, step: Shape) -> tuple[Shape, Shape]:
+    """Return the places a step before and behind one."""
+    pairs = tuple(zip(place, step, strict=True))
+    return tuple(a + b for a, b in pairs), tuple(a - b for a, b in pairs)
 
 
 def _is_first_of_pair(centres: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ whose moduli sum to at most Σ|a_i||b_i|, so it is wrong by at most √2·γ_2n 
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
@@ -32,6 +33,7 @@ from lipaudit.operators import lapack
 from lipaudit.operators.factors import largest_eigenvalues
 from lipaudit.operators.scaling import normalised, rescaled
 
+Real = TypeVar("Real", float, torch.Tensor)
 UNIT = 2.0**-53
 """u: largest relative error of one rounding."""
 UNDERFLOW = 2.0**-900
@@ -134,17 +136,24 @@ def proves_below(
     M = shift·I - Ĝ gives λ_max(Ĝ) <= shift + c·trace(M) + (rounding of the diagonal); `shift`
     is bound² less that and less the Gram's own error.
     """
-    size, batch = grams.shape[-1], grams.shape[:-2]
-    error = torch.as_tensor(gram_error, dtype=torch.float64, device=grams.device).expand(batch)
-    limit = torch.as_tensor(bound, dtype=torch.float64, device=grams.device)
-    square = limit.expand(batch).square()
+    size = grams.shape[-1]
     share = size * cholesky_constant(size, is_complex=grams.is_complex())
-    shift, factorization = provable_shift(
-        square, error, share * (1.0 if trusted(grams) else _DOUBTED)
-    )
+    share *= 1.0 if trusted(grams) else _DOUBTED
     matrix = -grams
-    matrix.diagonal(dim1=-2, dim2=-1).add_(shift.unsqueeze(-1))
-    possible = torch.isfinite(error) & (shift > 0)
+    diagonals = matrix.diagonal(dim1=-2, dim2=-1)
+    possible: torch.Tensor | bool
+    factorization: torch.Tensor | float
+    if isinstance(gram_error, float) and isinstance(bound, float):
+        # One number for all: no arithmetic of tensors, which take longer than small matrices do.
+        shift, allowed = provable_shift(bound * bound, gram_error, share)
+        diagonals.add_(shift)
+        factorization, possible = allowed, math.isfinite(gram_error) and shift > 0
+    else:
+        error = torch.as_tensor(gram_error, dtype=torch.float64, device=grams.device)
+        limit = torch.as_tensor(bound, dtype=torch.float64, device=grams.device)
+        shifts, allowances = provable_shift(limit.square(), error, share)
+        diagonals.add_(shifts.unsqueeze(-1))
+        factorization, possible = allowances, torch.isfinite(error) & (shifts > 0)
     if trusted(grams):
         return lapack.have_factors(matrix) & possible
     factor, failed = torch.linalg.cholesky_ex(matrix)
@@ -153,9 +162,7 @@ def proves_below(
     return proved.cpu()
 
 
-def provable_shift(
-    square: torch.Tensor, error: torch.Tensor, share: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def provable_shift(square: Real, error: Real, share: float) -> tuple[Real, Real]:
     """Return a shift with λ_max(G) <= square where shift·I - Ĝ has a Cholesky factor.
 
     Also by how much the factorization may be wrong for that, `share` of the diagonal's largest.

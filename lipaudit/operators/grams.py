@@ -147,13 +147,13 @@ class DirectGrams(AbstractGrams):
         """See `AbstractGrams.ripple`: likewise."""
         return math.inf
 
-    @property
+    @cached_property
     def flops_each(self) -> float:
         """See `AbstractGrams.flops_each`."""
         taps, _, rows, columns = self.symbol.taps.shape
         return 4.0 * taps * rows * columns + 8.0 * self.symbol.side * rows * columns
 
-    @property
+    @cached_property
     def bytes_each(self) -> int:
         """See `AbstractGrams.bytes_each`."""
         taps, groups, rows, columns = self.symbol.taps.shape
@@ -169,11 +169,8 @@ class DirectGrams(AbstractGrams):
         self, frequencies: torch.Tensor, period: int, groups: torch.Tensor, device: torch.device
     ) -> torch.Tensor:
         """See `AbstractGrams.at`."""
-        (taps,) = self.on(device)
-        local = Symbol(taps, self.symbol.offsets)
-        matrices = local.at(
-            self._compute.move(frequencies, device), period, self._compute.move(groups, device)
-        )
+        move = self._compute.move
+        matrices = self._there(device).at(move(frequencies, device), period, move(groups, device))
         wide = _wide(matrices)
         return wide @ wide.mH
 
@@ -181,10 +178,14 @@ class DirectGrams(AbstractGrams):
         self, frequencies: torch.Tensor, period: int, device: torch.device
     ) -> torch.Tensor:
         """See `AbstractGrams.on_lines`."""
-        (taps,) = self.on(device)
-        move = self._compute.move
-        matrices = Symbol(taps, self.symbol.offsets).on_lines(move(frequencies, device), period)
+        there = self._there(device)
+        matrices = there.on_lines(self._compute.move(frequencies, device), period)
         return lapack.gram(_wide(matrices))
+
+    def _there(self, device: torch.device) -> Symbol:
+        """Return the symbol on a device."""
+        (taps,) = self.on(device)
+        return self.symbol if taps is self.symbol.taps else Symbol(taps, self.symbol.offsets)
 
 
 def _wide(matrices: torch.Tensor) -> torch.Tensor:
@@ -267,12 +268,12 @@ class PolynomialGrams(AbstractGrams):
         totals = (weights[:, None] * (sizes + 2.0 * self.error)).sum(0)
         return float(totals.max()) * (1.0 + gamma(len(weights) + 8)) * ROOM
 
-    @property
+    @cached_property
     def flops_each(self) -> float:
         """See `AbstractGrams.flops_each`."""
         return 4.0 * len(self.offsets) * self.symbol.side**2
 
-    @property
+    @cached_property
     def bytes_each(self) -> int:
         """See `AbstractGrams.bytes_each`."""
         gathered = 2 * len(self.offsets) if self.symbol.groups > 1 else 0

@@ -11,6 +11,7 @@ of each entry are added up, the error bound is the textbook's (Higham 2002, lemm
 theorem 10.3), so that the constants of `certify` hold.
 """
 
+import math
 from collections.abc import Iterator
 from typing import final
 
@@ -59,12 +60,9 @@ class PackedGram:
         on the CPU, where factorizations are known to be the textbook's.
         """
         strips, self._strips = [move(strip, CPU) for strip in self._strips], []
-        square = torch.tensor(bound, dtype=torch.float64).square()
         constant = cholesky_constant(self._side, is_complex=False)
-        shift, _ = provable_shift(
-            square, torch.tensor(error, dtype=torch.float64), self._side * constant
-        )
-        if not float(shift) > 0 or not bool(torch.isfinite(shift)):
+        shift, _ = provable_shift(bound * bound, error, self._side * constant)
+        if not 0 < shift < math.inf:
             return False
         for strip in strips:
             strip.neg_()

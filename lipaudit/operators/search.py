@@ -217,11 +217,13 @@ class Search:
         They may be known already; they are 0 where a centre is not above the lower end.
         """
         limits = self._limits(cells, upper)
+        lowest, highest = (float(end) for end in limits.aminmax())
 
         def work(run: slice, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
             centres, groups = cells.centres[run], cells.groups[run]
             matrices = self.grams.at(centres, cells.period, groups, device)
-            proved = proves_below(matrices, self.grams.error, limits[run])
+            bound = lowest if lowest == highest else limits[run]
+            proved = proves_below(matrices, self.grams.error, bound)
             estimates = torch.zeros(len(proved), dtype=torch.float64)
             if known is not None:
                 estimates = torch.where(proved, estimates, known[run])

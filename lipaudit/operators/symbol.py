@@ -11,7 +11,7 @@ unity is reduced modulo one turn before anything is rounded.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import final
 
 import torch
@@ -51,7 +51,7 @@ class Symbol:
         """How many matrices there are at each frequency."""
         return self.taps.shape[1]
 
-    @property
+    @cached_property
     def side(self) -> int:
         """The smaller side of the matrices: the size of their Gram matrices."""
         return min(self.taps.shape[2:])
@@ -167,8 +167,7 @@ def roots(
     Frequencies lie in [0, period); offsets beyond half a period are reduced to that at most.
     Raise `NotCertified` where their products might still exceed 64 bits.
     """
-    steps = torch.tensor(offsets, dtype=torch.int64)
-    longest = int(steps.abs().max()) if steps.numel() else 0
+    steps, longest = _steps(offsets)
     if longest > period // 2:
         steps, longest = (steps + period // 2) % period - period // 2, period // 2
     if period > 1 << 53 or period * (longest + 1) > 1 << 62:
@@ -176,19 +175,25 @@ def roots(
             f"frequencies of {period} steps a turn are too fine for exact arguments", slug="shape"
         )
     steps = steps.to(frequencies.device)
-    turns = torch.zeros(
-        (frequencies.shape[0], steps.shape[0]), dtype=torch.int64, device=frequencies.device
-    )
+    turns = frequencies.new_zeros((len(frequencies), len(steps)))
     largest = 0
     for axis in range(steps.shape[1]):
         if largest + period * longest > 1 << 62:
-            turns, largest = turns % period, period
-        turns = turns + frequencies[:, axis, None] * steps[None, :, axis]
+            turns, largest = turns.remainder_(period), period
+        turns.addcmul_(frequencies[:, axis, None], steps[:, axis])
         largest += period * longest
-    turns = turns % period
-    centred = torch.where(turns > period // 2, turns - period, turns)
-    angle = centred.to(torch.float64) / period * (2.0 * math.pi)
+    # Next to 0; products are at most 2^62, so that there is room for half a period.
+    half = period // 2
+    turns.add_(half).remainder_(period).sub_(half)
+    angle = turns.to(torch.float64).div_(period).mul_(2.0 * math.pi)
     return torch.cos(angle), torch.sin(angle)
+
+
+@lru_cache(maxsize=8)
+def _steps(offsets: tuple[Offset, ...]) -> tuple[torch.Tensor, int]:
+    """Return the offsets as a tensor, and the largest modulus of any of their coordinates."""
+    steps = torch.tensor(offsets, dtype=torch.int64)
+    return steps, int(steps.abs().max()) if steps.numel() else 0
 
 
 def _expanded(
