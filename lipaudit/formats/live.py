@@ -10,6 +10,7 @@ import io
 import logging
 import re
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from lipaudit.graph.node import Edge, Graph
 from lipaudit.graph.stated import Axes
 
 FORMAT = "nn.Module"
+_EXPORTING = threading.RLock()
 
 
 def from_module(module: torch.nn.Module, shapes: Sequence[Shape]) -> Model:
@@ -207,7 +209,7 @@ def _exported(
     module.eval()
     try:
         with torch.no_grad(), torch.device("cpu"), quiet():
-            examples = tuple(torch.zeros(shape) for shape in shapes)
+            examples = tuple(torch.zeros(shape, dtype=_taken_by(module)) for shape in shapes)
             program = torch.export.export(module, examples)
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [""])[0][:200]
@@ -221,17 +223,28 @@ def _exported(
     return translated(program, tensors, path)
 
 
+def _taken_by(module: torch.nn.Module) -> torch.dtype:
+    """Return the kind of numbers a module takes: that of its weights."""
+    kinds = (each.dtype for each in module.parameters() if each.is_floating_point())
+    return next(kinds, torch.float32)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep torch's own account of a failed export off stderr: ours is one line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    hidden = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
-            yield
-    finally:
-        logging.disable(before)
+    """Keep torch's own account of a failed export off stderr: ours is one line.
+
+    One thread at a time: the streams are the whole process's, and so is what torch replaces
+    while it exports.
+    """
+    with _EXPORTING:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        hidden = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(hidden), contextlib.redirect_stderr(hidden):
+                yield
+        finally:
+            logging.disable(before)
 
 
 def translated(

@@ -147,13 +147,13 @@ def proves_below(
         # One number for all: no arithmetic of tensors, which take longer than small matrices do.
         shift, allowed = provable_shift(bound * bound, gram_error, share)
         diagonals.add_(shift)
-        factorization, possible = allowed, math.isfinite(gram_error) and shift > 0
+        factorization, possible = allowed, math.isfinite(gram_error) and bound > 0 and shift > 0
     else:
         error = torch.as_tensor(gram_error, dtype=torch.float64, device=grams.device)
         limit = torch.as_tensor(bound, dtype=torch.float64, device=grams.device)
         shifts, allowances = provable_shift(limit.square(), error, share)
         diagonals.add_(shifts.unsqueeze(-1))
-        factorization, possible = allowances, torch.isfinite(error) & (shifts > 0)
+        factorization, possible = allowances, torch.isfinite(error) & (limit > 0) & (shifts > 0)
     if trusted(grams):
         return lapack.have_factors(matrix) & possible
     factor, failed = torch.linalg.cholesky_ex(matrix)

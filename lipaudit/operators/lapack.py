@@ -2,7 +2,7 @@
 
 The wheels of torch bring MKL, which is slow on AMD's processors; those of NumPy bring OpenBLAS
 (`openblas`). There eigenvalues take two thirds of the time, and a factorization, which torch
-copies and clears besides, a fifth of it at a side of 64 to 128 and half at 32 and 256.
+copies and clears besides, a quarter to a half of it at sides of 64 to 256.
 """
 
 import platform

@@ -20,6 +20,8 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from lipaudit.device import CPU
+
 _PREFIXES = ("scipy_", "")
 """Of the names in wheels of NumPy 2 and NumPy 1."""
 _TWO_STAGES = 640
@@ -92,7 +94,7 @@ class OpenBlas:
         Return 0 for each that has one; of others the factor is not finished. A NaN is not noticed:
         it spreads to the last pivot.
         """
-        failed = torch.zeros(matrices.shape[:-2], dtype=torch.int64)
+        failed = torch.zeros(matrices.shape[:-2], dtype=torch.int64, device=CPU)
         side, into = ctypes.byref(ctypes.c_int64(matrices.shape[-1])), failed.data_ptr()
         factorize = self._potrf[matrices.dtype]
         for index, matrix in enumerate(_addresses(matrices)):
@@ -104,11 +106,13 @@ class OpenBlas:
 
         Of complex128 only.
         """
+        if matrices.dtype != torch.complex128:
+            raise ValueError(f"eigenvalues are those of complex128 matrices, not {matrices.dtype}")
         side = matrices.shape[-1]
-        found = torch.empty(matrices.shape[:-1], dtype=torch.float64)
+        found = _real(*matrices.shape[:-1])
         reduce = self._reduction(side)
         order, info = ctypes.c_int64(side), ctypes.c_int64(0)
-        diagonal, beside = found.data_ptr(), torch.empty(side, dtype=torch.float64)
+        diagonal, beside = found.data_ptr(), _real(side)
         for matrix in _addresses(matrices):
             reduce(matrix, diagonal, beside.data_ptr(), ctypes.byref(info))
             if info.value == 0:
@@ -162,7 +166,7 @@ class OpenBlas:
 def openblas() -> OpenBlas | None:
     """Return the library that NumPy's linear algebra is linked to, if it is one of those."""
     try:
-        # Names are looked up in what an extension module is linked to as well.
+        # On Linux and macOS names are looked up in what an extension module is linked to as well.
         linked = ctypes.CDLL(np.linalg._umath_linalg.__file__)
     except (OSError, AttributeError, TypeError):
         return None
@@ -179,14 +183,21 @@ def _typed(routine: Any, *arguments: Any, result: Any = None) -> Any:
     return routine
 
 
+def _real(*shape: int) -> torch.Tensor:
+    # Here, whatever device a program made its default: it is written to by address.
+    return torch.empty(shape, dtype=torch.float64, device=CPU)
+
+
 def _complex(count: int) -> torch.Tensor:
-    return torch.empty(count, dtype=torch.complex128)
+    return torch.empty(count, dtype=torch.complex128, device=CPU)
 
 
 def _addresses(matrices: torch.Tensor) -> range:
-    """Return where the matrices of a batch begin."""
-    if not matrices.is_contiguous():
-        raise ValueError("matrices are overwritten where they are")
-    each = matrices.element_size() * matrices.shape[-1] ** 2
+    """Return where the matrices of a batch begin: all that LAPACK is told of them."""
+    rows, columns = matrices.shape[-2:]
+    fits = rows == columns > 0 and matrices.is_contiguous() and matrices.device == CPU
+    if not fits:
+        raise ValueError("square matrices are overwritten where they are, on the CPU")
+    each = matrices.element_size() * rows * columns
     first = matrices.data_ptr()
     return range(first, first + each * matrices.shape[:-2].numel(), each)

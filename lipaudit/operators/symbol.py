@@ -16,6 +16,7 @@ from typing import final
 
 import torch
 
+from lipaudit.device import CPU
 from lipaudit.errors import NotCertified
 from lipaudit.operators.certify import (
     ROOM,
@@ -192,7 +193,7 @@ def roots(
 @lru_cache(maxsize=8)
 def _steps(offsets: tuple[Offset, ...]) -> tuple[torch.Tensor, int]:
     """Return the offsets as a tensor, and the largest modulus of any of their coordinates."""
-    steps = torch.tensor(offsets, dtype=torch.int64)
+    steps = torch.tensor(offsets, dtype=torch.int64, device=CPU)
     return steps, int(steps.abs().max()) if steps.numel() else 0
 
 

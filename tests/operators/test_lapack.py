@@ -70,10 +70,10 @@ def test_what_has_a_factor(side: int, dtype: torch.dtype) -> None:
     grams[1] -= (1.01 * top) * torch.eye(side)
     grams[2] *= 0.0
     grams[3, 0, side - 1] = grams[3, side - 1, 0] = torch.nan
-    before = grams.clone()
+    # A view that stands for the negative of what is stored has to be read as that.
+    negated = torch._neg_view(-grams)
     assert lapack.have_factors(grams.clone()).tolist() == [True, False, False, False, True]
-    # A view that stands for the conjugates has to be read as these.
-    assert lapack.have_factors(before.conj()).tolist() == [True, False, False, False, True]
+    assert lapack.have_factors(negated).tolist() == [True, False, False, False, True]
 
 
 def test_a_factor_is_as_near_as_the_proof_allows(numpys: OpenBlas) -> None:
@@ -99,9 +99,45 @@ def test_what_does_not_converge_is_said(numpys: OpenBlas, monkeypatch: pytest.Mo
         lapack.eigenvalues(endless)
 
 
-def test_only_contiguous_matrices_are_overwritten(numpys: OpenBlas) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        matrices(2, 30, 30).mT,
+        matrices(2, 30, 31),
+        matrices(2, 0, 0),
+        matrices(30, 30).to("meta"),
+    ],
+)
+def test_only_what_may_be_overwritten_is(wrong: torch.Tensor, numpys: OpenBlas) -> None:
     with pytest.raises(ValueError, match="where they are"):
-        numpys.factorize(matrices(2, 30, 30).mT)
+        numpys.factorize(wrong)
+    with pytest.raises(ValueError, match="where they are"):
+        numpys.eigenvalues(wrong)
+
+
+def test_eigenvalues_of_other_numbers_are_refused(numpys: OpenBlas) -> None:
+    with pytest.raises(ValueError, match="complex128"):
+        numpys.eigenvalues(matrices(2, 30, 30).to(torch.complex64))
+
+
+@pytest.mark.parametrize("shape", [(0, 30, 30), (2, 1, 1), (2, 3, 5, 5)])
+def test_any_batch_is_taken(shape: tuple[int, ...], numpys: OpenBlas) -> None:
+    wide = matrices(*shape)
+    grams = wide @ wide.mH + torch.eye(shape[-1])
+    assert torch.equal(numpys.factorize(grams.clone()), torch.zeros(shape[:-2], dtype=torch.int64))
+    found = numpys.eigenvalues(grams.clone())
+    torch.testing.assert_close(found, torch.linalg.eigvalsh(grams))
+
+
+@pytest.mark.parametrize("side", [60, 650])
+def test_a_default_device_of_the_program_is_not_written_to(side: int, numpys: OpenBlas) -> None:
+    wide = matrices(2, side, side)
+    grams = wide @ wide.mH
+    truth = torch.linalg.eigvalsh(grams)
+    with torch.device("meta"):
+        assert numpys.factorize(grams.clone()).tolist() == [0, 0]
+        found = numpys.eigenvalues(grams)
+    torch.testing.assert_close(found, truth)
 
 
 def test_threads_are_given_back(numpys: OpenBlas) -> None:
