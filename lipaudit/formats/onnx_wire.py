@@ -24,7 +24,7 @@ MAX_NODES = 500_000
 MAX_DEPTH = 64
 # A node of an honest file takes ten fields, or fifty with what torch notes beside it, and the
 # largest networks have ten thousand nodes; a field takes this walk a microsecond or two.
-_MAX_FIELDS = 1_000_000
+_MAX_FIELDS = 800_000
 # Messages that say nothing are no field's worth of file, and many fields' worth of work.
 _TINY = 4
 _TINY_COST = 8
@@ -304,9 +304,18 @@ class Walk:
         """Return a field as it stands in the file."""
         grows = run.is_bytes and rule.is_number
         self._keep((run.end - run.start) * (_GROWTH if grows else 1))
-        if rule.is_text:
-            self._check_text(rule.name, run)
-        return self._bytes(run.start, run.end)
+        if not rule.is_text:
+            return self._bytes(run.start, run.end)
+        length = run.end - run.data
+        if length > _MAX_TEXT:
+            raise self._unsafe(
+                f"field {rule.name!r} is a text of {length:,} bytes, more than {_MAX_TEXT:,}",
+                "onnx-structure",
+            )
+        found = self._bytes(run.start, run.end)
+        if not found.isascii():
+            self._check_text(rule.name, run, found[run.data - run.start :])
+        return found
 
     def _values(self, found: list[_Run]) -> bytes:
         """Return what the skeleton keeps of a tensor's values.
@@ -328,20 +337,14 @@ class Walk:
         self._keep(_GROWTH * sum(run.end - run.start for run in filled))
         return b"".join(self._bytes(run.start, run.end) for run in filled)
 
-    def _check_text(self, name: str, run: _Run) -> None:
-        """Refuse what is too long, or what protobuf would hand on as bytes instead of text."""
-        length = run.end - run.data
-        if length > _MAX_TEXT:
-            raise self._unsafe(
-                f"field {name!r} is a text of {length:,} bytes, more than {_MAX_TEXT:,}",
-                "onnx-structure",
-            )
+    def _check_text(self, name: str, run: _Run, encoded: bytes) -> None:
+        """Refuse what protobuf would hand on as bytes instead of text; count what it takes."""
         try:
-            text = self._bytes(run.data, run.end).decode("utf-8")
+            text = encoded.decode("utf-8")
         except UnicodeDecodeError as error:
             raise self._malformed(f"field {name!r} is no text", run.start) from error
         if not text.isascii():  # one emoji makes every letter take four bytes (PEP 393)
-            self._keep(4 * len(text) - length)
+            self._keep(4 * len(text) - len(encoded))
 
     def _keep(self, length: int) -> None:
         """Refuse before copying when the structure itself grows out of hand."""
