@@ -209,8 +209,7 @@ def _exported(
     module.eval()
     try:
         with torch.no_grad(), torch.device("cpu"), quiet():
-            examples = tuple(torch.zeros(shape, dtype=_taken_by(module)) for shape in shapes)
-            program = torch.export.export(module, examples)
+            program = _program(module, shapes)
     except Exception as error:
         first_line = (str(error).strip().splitlines() or [""])[0][:200]
         raise UsageError(
@@ -223,10 +222,23 @@ def _exported(
     return translated(program, tensors, path)
 
 
-def _taken_by(module: torch.nn.Module) -> torch.dtype:
-    """Return the kind of numbers a module takes: that of its weights."""
-    kinds = (each.dtype for each in module.parameters() if each.is_floating_point())
-    return next(kinds, torch.float32)
+def _program(module: torch.nn.Module, shapes: Sequence[Shape]) -> ExportedProgram:
+    """Export on an input of the kind of numbers that the weights have.
+
+    Where they have several, float32 is tried first; the last one may fail.
+    """
+    found = {each.dtype for each in module.parameters() if each.is_floating_point()}
+    *others, last = sorted(found, key=lambda kind: (kind != torch.float32, str(kind))) or [
+        torch.float32
+    ]
+    for kind in others:
+        with contextlib.suppress(Exception):
+            return torch.export.export(module, _examples(shapes, kind))
+    return torch.export.export(module, _examples(shapes, last))
+
+
+def _examples(shapes: Sequence[Shape], kind: torch.dtype) -> tuple[torch.Tensor, ...]:
+    return tuple(torch.zeros(shape, dtype=kind) for shape in shapes)
 
 
 @contextlib.contextmanager

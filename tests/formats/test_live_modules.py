@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import lipaudit
+from lipaudit.formats.live import from_module
+from lipaudit.graph.model import Topology
 
 
 def wrapped(channels: int) -> nn.Conv1d:
@@ -24,6 +26,25 @@ def test_the_size_counts_whatever_numbers_a_module_takes(dtype: torch.dtype) -> 
     weight = module.weight.detach().double()
     truth = torch.linalg.svdvals(torch.fft.fft(weight, n=9).permute(2, 0, 1)).flatten()
     assert np.allclose(found, truth.sort(descending=True).values.numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+def test_some_weights_may_be_of_another_kind(wide: torch.dtype) -> None:
+    class Mixed(nn.Module):
+        """Takes numbers of one kind, and has weights of a narrower one that come first."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.narrow = nn.Linear(4, 4).to(torch.float16)
+            self.layer = wrapped(5).to(wide)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.layer(x)
+            return y
+
+    model = from_module(Mixed(), [(1, 5, 9)])
+    assert model.topology is Topology.STATED
+    assert not model.notes
 
 
 def test_threads_of_a_program_keep_their_streams() -> None:
